@@ -1,0 +1,106 @@
+"""etude: train image and text models with one readable file per technique.
+
+Importing `etude` imports nothing else; each public name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etude import losses as losses
+    from etude import metrics as metrics
+    from etude import optim as optim
+    from etude import schedules as schedules
+    from etude import vision as vision
+    from etude.data.loaders import ArrayLoader as ArrayLoader
+    from etude.data.loaders import DataLoaders as DataLoaders
+    from etude.data.vocab import Vocab as Vocab
+    from etude.errors import ConfigError as ConfigError
+    from etude.errors import DataError as DataError
+    from etude.errors import EtudeError as EtudeError
+    from etude.errors import LoadError as LoadError
+    from etude.errors import NonFiniteError as NonFiniteError
+    from etude.errors import SkipStep as SkipStep
+    from etude.errors import StopEpoch as StopEpoch
+    from etude.errors import StopFit as StopFit
+    from etude.losses import LabelSmoothingCrossEntropy as LabelSmoothingCrossEntropy
+    from etude.metrics import accuracy as accuracy
+    from etude.metrics import top_k_accuracy as top_k_accuracy
+    from etude.runs.load import load as load
+    from etude.schedules import flat as flat
+    from etude.schedules import flat_cosine as flat_cosine
+    from etude.schedules import one_cycle as one_cycle
+    from etude.training.callback import Callback as Callback
+    from etude.training.callbacks.clip import ClipGradNorm as ClipGradNorm
+    from etude.training.callbacks.debug import Debug as Debug
+    from etude.training.callbacks.mixup import MixUp as MixUp
+    from etude.training.callbacks.progress import ShowProgress as ShowProgress
+    from etude.training.callbacks.record import Record as Record
+    from etude.training.callbacks.scheduler import Scheduler as Scheduler
+    from etude.training.callbacks.stop import EarlyStopping as EarlyStopping
+    from etude.training.callbacks.stop import SaveBest as SaveBest
+    from etude.training.history import History as History
+    from etude.training.learner import Learner as Learner
+    from etude.training.predict import Prediction as Prediction
+    from etude.training.predict import Predictions as Predictions
+    from etude.training.step import supervised_step as supervised_step
+    from etude.types import Batch as Batch
+    from etude.types import MixedTargets as MixedTargets
+    from etude.types import StepOutput as StepOutput
+
+__version__ = "0.1.0"
+
+_MODULES = ("losses", "metrics", "optim", "schedules", "vision")
+_NAMES = {
+    "ArrayLoader": "data.loaders",
+    "DataLoaders": "data.loaders",
+    "Vocab": "data.vocab",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "EtudeError": "errors",
+    "LoadError": "errors",
+    "NonFiniteError": "errors",
+    "SkipStep": "errors",
+    "StopEpoch": "errors",
+    "StopFit": "errors",
+    "LabelSmoothingCrossEntropy": "losses",
+    "accuracy": "metrics",
+    "top_k_accuracy": "metrics",
+    "load": "runs.load",
+    "flat": "schedules",
+    "flat_cosine": "schedules",
+    "one_cycle": "schedules",
+    "Callback": "training.callback",
+    "ClipGradNorm": "training.callbacks.clip",
+    "Debug": "training.callbacks.debug",
+    "MixUp": "training.callbacks.mixup",
+    "ShowProgress": "training.callbacks.progress",
+    "Record": "training.callbacks.record",
+    "Scheduler": "training.callbacks.scheduler",
+    "EarlyStopping": "training.callbacks.stop",
+    "SaveBest": "training.callbacks.stop",
+    "History": "training.history",
+    "Learner": "training.learner",
+    "Prediction": "training.predict",
+    "Predictions": "training.predict",
+    "supervised_step": "training.step",
+    "Batch": "types",
+    "MixedTargets": "types",
+    "StepOutput": "types",
+}
+
+__all__ = [*_MODULES, *_NAMES]  # noqa: PLE0604  # names, from the tables above
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"etude.{name}")
+    if name in _NAMES:
+        return getattr(import_module(f"etude.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'etude' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""Whole trainings as functions. Their options import no torch, so that `--help` is instant."""

@@ -1,0 +1,70 @@
+"""Write scheduled hyper-parameters before every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, final
+
+from typing_extensions import override
+
+from etude.errors import ConfigError
+from etude.optim import LAYER_GROUP, has_hyper, set_hyper
+from etude.schedules import Schedule, Schedules
+from etude.training.callback import Callback
+from etude.types import Json
+
+if TYPE_CHECKING:
+    from etude.training.learner import Learner
+
+
+@final
+class Scheduler(Callback):
+    """Set hyper-parameters from schedules of the position in the fit.
+
+    `fit(lr=..., schedule=...)` makes one. The first step is at position 0; the position follows attempted steps.
+
+    Args:
+        schedules: hyper-parameter name to its schedule, or to one schedule per layer group. `momentum` means SGD's
+            momentum or Adam's first beta.
+
+    Source: SPEC A12.
+    """
+
+    def __init__(self, schedules: Schedules) -> None:
+        self._schedules: dict[str, list[Schedule]] = {
+            name: list(given) if isinstance(given, Sequence) else [given] for name, given in schedules.items()
+        }
+
+    @override
+    def before_fit(self, learner: Learner) -> None:
+        """Refuse what could not take effect.
+
+        Raises:
+            ConfigError: the optimizer does not read a name, or a list's length is not the number of layer groups.
+        """
+        assert learner.optimizer is not None
+        count = 1 + max(group.get(LAYER_GROUP, 0) for group in learner.optimizer.param_groups)
+        for name, given in self._schedules.items():
+            if not has_hyper(learner.optimizer, name):
+                raise ConfigError(f"{type(learner.optimizer).__name__} has no {name!r} to schedule")
+            if len(given) not in (1, count):
+                raise ConfigError(
+                    f"{len(given)} schedules of {name} for {count} layer groups; give one for all, or one for each group"
+                )
+
+    @override
+    def before_step(self, learner: Learner) -> None:
+        """Set this step's values."""
+        assert learner.optimizer is not None
+        position = learner.progress.fraction
+        for name, schedules in self._schedules.items():
+            set_hyper(learner.optimizer, name, [schedule(position) for schedule in schedules])
+
+    @override
+    def config(self) -> dict[str, Json]:
+        """Each schedule's values at the start, at six points on the way, and at the end."""
+        points = [i / 7 for i in range(8)]
+        return {
+            name: [[round(schedule(point), 12) for point in points] for schedule in schedules]
+            for name, schedules in self._schedules.items()
+        }

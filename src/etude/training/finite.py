@@ -1,0 +1,213 @@
+"""The guard that keeps infinite and NaN values away from the weights, without waiting for the device.
+
+Before each update one fused operation looks at the loss and every gradient and raises a flag on the device. While
+the flag is up, no update is made. The host reads it without waiting: on a CPU in the same step, on a GPU whenever a
+copy of it has arrived. Running statistics of norms are kept from before the step, because a forward pass has
+already spoilt them when a bad value is found.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Final, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
+
+from etude.hooks import forward_hooks
+from etude.types import Batch
+
+_LOOK_EVERY: Final = 10
+"""Steps between two copies of the flag to the host, on a device that runs ahead of it."""
+_MOST_UNREAD: Final = 4
+"""Copies under way before the host waits for the oldest one: 50 steps in all."""
+
+
+class BadStep(NamedTuple):
+    """The first step with a value that is not finite."""
+
+    step: int
+    batch: Batch
+
+
+class _Look(NamedTuple):
+    """A copy of the flag on its way to the host, and the steps it speaks for."""
+
+    state: Tensor
+    arrived: torch.cuda.Event | None
+    steps: list[BadStep]
+
+
+@final
+class FiniteGuard:
+    """Watches the gradients of one fit.
+
+    Args:
+        model: its buffers (running statistics) can be put back to where they were before the bad step.
+        optimizer: torch's fused ones skip on the device; for others the host asks the device before each step.
+        device: where the model computes.
+        deferred: read the flag later instead of in the same step; the default wherever the device runs ahead.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, device: torch.device, *, deferred: bool | None = None
+    ) -> None:
+        self._optimizer = optimizer
+        self._deferred = device.type != "cpu" if deferred is None else deferred
+        self._state = torch.zeros(2, device=device)
+        self._flag, self._good_steps = self._state[0], self._state[1]
+        self._one = torch.ones((), device=device)
+        self._peek = None if self._deferred else self._flag.numpy()
+        self._skips_itself = bool(vars(optimizer).get("_step_supports_amp_scaling"))
+        self._buffers = sorted((buffer for buffer in model.buffers() if buffer.numel()), key=lambda b: str(b.dtype))
+        self._kept = self._flat_buffers()
+        self._losses: list[Tensor] = []
+        self._looks: deque[_Look] = deque()
+        self._since_look: list[BadStep] = []
+
+    def before_step(self) -> None:
+        """Keep the running statistics as they are before a step's first forward pass, unless the flag is up."""
+        for kept, now in zip(self._kept, self._flat_buffers(), strict=True):
+            torch.where(self._flag > 0, kept, now, out=kept)
+
+    def watch(self, loss: Tensor) -> None:
+        """Look at this loss, too, when the step is made."""
+        self._losses.append(loss.detach())
+
+    def forget(self) -> None:
+        """Drop the losses of a step that is not going to be made."""
+        self._losses.clear()
+
+    def step(self, grads: Sequence[Tensor]) -> bool | Tensor:
+        """Look at this step's losses and gradients and let the optimizer step if all are finite.
+
+        Returns:
+            Whether the weights were updated; a tensor where only the device knows.
+        """
+        losses, self._losses = self._losses, []
+        for _, alike in groupby((*losses, *grads), key=_device_and_type):
+            # torch's one fused check: it multiplies by one, which changes nothing, and raises the flag
+            torch._amp_foreach_non_finite_check_and_unscale_(list(alike), self._flag, self._one)
+        if self._peek is not None:
+            if self._peek:
+                return False
+            self._optimizer.step()
+            return True
+        self._good_steps += 1 - self._flag
+        if not self._skips_itself:
+            if finite := not self._flag.item():
+                self._optimizer.step()
+            return finite
+        self._optimizer.found_inf = self._flag  # type: ignore[attr-defined]  # read by torch's fused kernels
+        self._optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self._optimizer.step()
+        return self._flag == 0
+
+    def find_bad(self, step: int, batch: Batch) -> BadStep | None:
+        """The first bad step, as soon as the host can know of it without waiting.
+
+        Args:
+            step: the step just made, counted within this fit from 0.
+            batch: what the model saw in it.
+        """
+        if self._peek is not None:
+            return BadStep(step, batch) if self._peek else None
+        self._since_look.append(BadStep(step, batch))
+        if len(self._since_look) < _LOOK_EVERY:
+            return None
+        self._send()
+        return self._read(wait=len(self._looks) > _MOST_UNREAD)
+
+    def last_word(self) -> BadStep | None:
+        """As `find_bad`, at the end of an epoch, where the host waits for the device anyway."""
+        if self._since_look:
+            self._send()
+        bad = None
+        while self._looks and bad is None:
+            bad = self._read(wait=True)
+        return bad
+
+    def restore_buffers(self) -> None:
+        """Put the running statistics back to what they were before the first bad step."""
+        with torch.no_grad():
+            for dtype_buffers, kept in zip(self._by_dtype(), self._kept, strict=True):
+                parts = kept.split([buffer.numel() for buffer in dtype_buffers])
+                for buffer, part in zip(dtype_buffers, parts, strict=True):
+                    buffer.copy_(part.view_as(buffer))
+
+    def _by_dtype(self) -> list[list[Tensor]]:
+        return [list(group) for _, group in groupby(self._buffers, key=_device_and_type)]
+
+    def _flat_buffers(self) -> list[Tensor]:
+        """One tensor per type with all buffers behind one another: two operations instead of two for each."""
+        return [torch.cat([buffer.reshape(-1) for buffer in group]) for group in self._by_dtype()]
+
+    def _send(self) -> None:
+        if self._state.is_cuda:
+            copy = torch.empty(2, pin_memory=True).copy_(self._state, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        else:
+            copy, arrived = self._state.to("cpu", copy=True), None
+        self._looks.append(_Look(copy, arrived, self._since_look))
+        self._since_look = []
+
+    def _read(self, *, wait: bool) -> BadStep | None:
+        """Read the oldest copy if it has arrived."""
+        look = self._looks[0]
+        if look.arrived is not None:
+            if wait:
+                look.arrived.synchronize()
+            elif not look.arrived.query():
+                return None
+        self._looks.popleft()
+        flag, good_steps = look.state.tolist()
+        return next(bad for bad in look.steps if bad.step == good_steps) if flag else None
+
+
+def first_bad_place(model: nn.Module, batch: Batch, loss_of: Callable[[Batch], Tensor]) -> str:
+    """Where a value first stops being finite when a batch is run again, in words.
+
+    Looks along the data's own way: inputs, weights, each module's output, the loss, then the gradients backwards.
+
+    Args:
+        model: in the mode it was trained in.
+        batch: what the model saw.
+        loss_of: batch -> loss, through `model`.
+    """
+    if not all(map(_finite, tree_leaves(batch.inputs))):
+        return "the inputs of the batch"
+    bad = [name for name, parameter in model.named_parameters() if not _finite(parameter)]
+    if bad:
+        return f"the parameter {bad[0]}"
+    names = {module: f"{name or 'the model'} ({type(module).__name__})" for name, module in model.named_modules()}
+    places: list[str] = []
+
+    def look(module: nn.Module, inputs: object, output: object) -> None:
+        if not all(map(_finite, tree_leaves(output))):
+            places.append(f"the output of {names[module]}")
+
+    with torch.enable_grad(), forward_hooks(names, look):
+        loss = loss_of(batch)
+    if places:
+        return places[0]
+    if not _finite(loss):
+        return "the loss: every module's output is finite"
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    grads = torch.autograd.grad(loss, [parameter for _, parameter in trained], allow_unused=True)
+    for (name, _), grad in reversed(list(zip(trained, grads, strict=True))):
+        if grad is not None and not _finite(grad):
+            return f"the gradient of {name}"
+    return "no place that shows again: running the batch once more gave finite values (dropout, or a change to the gradients)"
+
+
+def _finite(value: object) -> bool:
+    return not isinstance(value, Tensor) or not value.is_floating_point() or bool(value.isfinite().all())
+
+
+def _device_and_type(tensor: Tensor) -> tuple[torch.device, torch.dtype]:
+    return tensor.device, tensor.dtype

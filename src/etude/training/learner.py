@@ -1,0 +1,343 @@
+"""The learner: a model, its data, a loss and an optimizer, and the loop that brings them together.
+
+To follow a batch, start at `supervised_step` in step.py and read the four verbs below that it is made of: `transform`,
+`forward`, `backward`, `update`. The loop that calls it is in loop.py.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from etude import losses
+from etude.data.loaders import DataLoaders, Loader, as_dataloaders, as_loader, to_device
+from etude.errors import ConfigError
+from etude.hooks import mode
+from etude.losses import LossFn
+from etude.metrics import EpochMeter, Metric, named
+from etude.optim import OptimizerFactory, has_hyper
+from etude.schedules import Cycle, Rate, Schedules, one_cycle
+from etude.training import saving, transfer
+from etude.training.callback import Callback, Events
+from etude.training.callbacks.progress import ShowProgress
+from etude.training.callbacks.scheduler import Scheduler
+from etude.training.history import History, Progress
+from etude.training.loop import Loop
+from etude.training.optimizer import Groups, check_instance, layer_groups, make_optimizer
+from etude.training.precision import PRECISIONS, Precision, measure
+from etude.training.predict import predict
+from etude.training.snapshot import Snapshot
+from etude.training.step import Step, supervised_step
+from etude.training.summary import Summary, layer_table, summarize
+from etude.training.transfer import NormPolicy
+from etude.types import Batch, StepOutput
+
+if TYPE_CHECKING:
+    import os
+
+Momentum: TypeAlias = float | tuple[float, float] | Literal["auto"] | None
+
+
+@final
+class Learner:
+    """Trains a model.
+
+    Args:
+        model: any module; it is moved to the device.
+        data: `DataLoaders`, or (train, valid) loaders that yield (inputs, targets), or training batches alone.
+        loss_fn: (preds, targets) -> scalar; a module or a function.
+        optimizer: a factory such as `torch.optim.AdamW` or `etude.optim.adamw()`, called with the layer groups at the
+            first fit and kept for later ones; or an optimizer of this model.
+        groups: model -> layer groups, for a learning rate each; None asks the model, else makes one group.
+        metrics: functions (preds, targets) -> mean over the samples; a dict names them.
+        callbacks: in the order in which they work.
+        precision: "fp32", "bf16", or "auto", which times both on the first batch.
+        step: what one training step does.
+        accumulate: batches per update; the update equals that of one big batch.
+        device: "auto" takes the GPU if there is one; a named device is obeyed.
+        compile: run the model through `torch.compile`.
+        seed: keys the callbacks' randomness; None takes the data's seed, else torch's initial seed.
+        progress: show a bar and the epoch table.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DataLoaders | tuple[Any, Any] | Iterable[Any],
+        loss_fn: LossFn,
+        optimizer: OptimizerFactory | Optimizer,
+        *,
+        groups: Groups | None = None,
+        metrics: Sequence[Metric] | Mapping[str, Metric] = (),
+        callbacks: Sequence[Callback] = (),
+        precision: str = "fp32",
+        step: Step = supervised_step,
+        accumulate: int = 1,
+        device: str | torch.device = "auto",
+        compile: bool = False,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> None:
+        if accumulate < 1:
+            raise ConfigError(f"accumulate must be at least 1, got {accumulate}")
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+        self.device = pick_device(device)
+        self.model = model.to(self.device)
+        self.data = as_dataloaders(data)
+        if self.data.preprocess is not None:
+            self.data.preprocess.to(self.device)
+        self.loss_fn = loss_fn.to(self.device) if isinstance(loss_fn, nn.Module) else loss_fn
+        self.groups, self.metrics, self.callbacks = groups, named(metrics), tuple(callbacks)
+        self.step, self.accumulate, self.show_progress = step, accumulate, progress
+        self.seed = next(seed for seed in (seed, self.data.seed, torch.initial_seed()) if seed is not None)
+        self.progress = Progress()
+        self.history = History()
+        self.precision: Precision | None = None if precision == "auto" else Precision(precision, self.device)
+        self.optimizer: Optimizer | None = None
+        self._factory: OptimizerFactory | None = None
+        if isinstance(optimizer, Optimizer):
+            check_instance(optimizer, self.model)
+            self.optimizer = optimizer
+        else:
+            self._factory = optimizer
+        self._call = torch.compile(self.model) if compile else self.model
+        self._loop: Loop | None = None
+
+    def fit(
+        self,
+        num_epochs: int,
+        lr: Rate | None = None,
+        *,
+        schedule: Cycle | Schedules = one_cycle,
+        momentum: Momentum = "auto",
+        callbacks: Sequence[Callback] = (),
+        resume: Snapshot | None = None,
+        reset_optimizer: bool = False,
+    ) -> History:
+        """Train for some epochs, validating after each.
+
+        Args:
+            num_epochs: passes over the training data.
+            lr: the peak learning rate, or one per layer group. None keeps the optimizer's own, unscheduled.
+            schedule: from `lr` and `momentum` to what each step uses (`one_cycle`, `flat`, ...), or the schedules
+                themselves: `{"lr": cosine(1e-2, 0), "weight_decay": linear(0, 1e-2)}`.
+            momentum: what the schedule takes; "auto" is the schedule's default where the optimizer has momentum.
+            callbacks: for this fit only, after the learner's own.
+            resume: a snapshot of a fit with the same arguments; training goes on where it was taken.
+            reset_optimizer: start with a new optimizer instead of keeping momentum and step counts.
+
+        Returns:
+            This fit's rows. `learner.history` has those of all fits.
+
+        Raises:
+            NonFiniteError: a loss or gradient became infinite or NaN; weights are those of the last good step.
+        """
+        train = self.data.train
+        if train is None:
+            raise ConfigError("this learner has no training data; make one with data to train it")
+        if num_epochs < 1:
+            raise ConfigError(f"num_epochs must be at least 1, got {num_epochs}")
+        if len(train) == 0:
+            raise ConfigError("the training loader has no batches; with drop_last, is the data smaller than one batch?")
+        optimizer = self._prepare_optimizer(reset=reset_optimizer)
+        self._choose_precision(train)
+        schedules = self._schedules(optimizer, lr, schedule, momentum)
+        first = [Scheduler(schedules)] if schedules else []
+        last = [ShowProgress()] if self.show_progress else []
+        self._loop = Loop(self, optimizer, train, (*first, *self.callbacks, *callbacks, *last))
+        try:
+            return self._loop.run(num_epochs, resume)
+        finally:
+            self.history.extend(self._loop.history)
+            self._loop = None
+
+    def fine_tune(
+        self, num_epochs: int, lr: float, *, freeze_epochs: int = 1, norm: NormPolicy = "train"
+    ) -> History:
+        """Train the head alone for `freeze_epochs`, then everything for `num_epochs`, the body at a tenth of the rate.
+
+        Args:
+            num_epochs: epochs with everything trainable.
+            lr: the head's peak learning rate while the body is frozen; half of it afterwards.
+            freeze_epochs: epochs with the body frozen; 0 for none.
+            norm: what the norms of the frozen body do: "train", "affine" or "frozen" (see `etude.training.transfer`).
+
+        Returns:
+            The history of the last phase.
+        """
+        return transfer.fine_tune(self, num_epochs, lr, freeze_epochs=freeze_epochs, norm=norm)
+
+    # -- the four verbs of a step ---------------------------------------------------------------------------------
+
+    def transform(self, batch: Batch) -> Batch:
+        """The data's own augmentation, then each callback's `transform_batch`."""
+        if self.data.augment is not None:
+            batch = self.data.augment(batch, self.seed, self.progress.epoch)
+        for change in self._loop.events.transform_batch if self._loop else Events(self.callbacks).transform_batch:
+            batch = change(batch, self)
+        return batch
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Any]:
+        """The loss and the predictions of a batch: the model inside autocast, the loss outside it, in float32."""
+        preds = self._run(self._call, batch, self._precision_now())
+        return losses.apply(self.loss_fn, preds, batch.targets, batch.weight), preds
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this batch's share of the step."""
+        if loss.ndim:
+            raise ConfigError(f"the loss must be one number, got shape {tuple(loss.shape)}; use reduction='mean'")
+        self.running().backward(loss)
+
+    def update(self) -> bool | Tensor:
+        """At the end of a window of accumulated batches: transform the gradients, step, clear them.
+
+        Returns:
+            Whether the weights changed; a tensor where only the device knows.
+        """
+        return self.running().update()
+
+    # -- without training -----------------------------------------------------------------------------------------
+
+    def evaluate(self, data: Any = None) -> dict[str, float]:
+        """The mean loss and metrics over the validation data, or over any loader, in evaluation mode."""
+        loader = self.data.valid if data is None else as_loader(data)
+        if loader is None:
+            raise ConfigError("there is no validation data; pass a loader: evaluate(loader)")
+        meter = EpochMeter(self.metrics, loss_is_sum=losses.reduction_of(self.loss_fn) == "sum")
+        with torch.no_grad(), mode(self.model, training=False), mode(self._loss_module(), training=False):
+            for batch in loader.batches(0, self.device):
+                loss, preds = self.forward(batch)
+                output = StepOutput(loss, preds, batch)
+                meter.add(output)
+                if self._loop is not None:
+                    self._loop.events.notify("after_eval_batch", self, batch, output)
+        return meter.compute()
+
+    def predict(self, items: Any = None) -> Any:
+        """What the model says of new items.
+
+        Args:
+            items: one item as the data reads it (a path, a picture, a tensor): gives a `Prediction`. A list of items,
+                a batch of inputs as a tensor, a loader, or None for the validation data: gives `Predictions`.
+        """
+        return predict(self, items)
+
+    def preds(self, batch: Batch) -> Any:
+        """The model's output for a batch in evaluation mode, in float32."""
+        with torch.no_grad(), mode(self.model, training=False):
+            return self._run(self.model, to_device(batch, self.device), self._precision_now())
+
+    def one_batch(self) -> Batch:
+        """The next training batch as the model will see it; changes nothing, not even the random generators."""
+        if self.data.train is None:
+            raise ConfigError("this learner has no training data, so there is no batch to look at")
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            return self.transform(next(self.data.train.batches(self.progress.epoch, self.device)))
+
+    def summary(self) -> Summary:
+        """The model's layers with output shapes and parameters, from one batch in evaluation mode."""
+        return summarize(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a folder of `model.safetensors` and `model.json`; `etude.load` reads it back."""
+        saving.save(self, path)
+
+    # -- preparation ----------------------------------------------------------------------------------------------
+
+    def _prepare_optimizer(self, *, reset: bool) -> Optimizer:
+        """The optimizer for the model as it is now; kept from the last fit where that is possible."""
+        self.model.zero_grad(set_to_none=True)
+        if self._factory is None:
+            assert self.optimizer is not None
+            if reset:
+                raise ConfigError("reset_optimizer needs a factory: pass optimizer=torch.optim.AdamW, not an instance")
+            check_instance(self.optimizer, self.model)
+            return self.optimizer
+        groups = layer_groups(self.model, self.groups)
+        self.optimizer, message = make_optimizer(self._factory, groups, None if reset else self.optimizer)
+        if message:
+            self.history.notes.append(message)
+            print(message)
+        return self.optimizer
+
+    def _schedules(self, optimizer: Optimizer, lr: Rate | None, schedule: Cycle | Schedules, momentum: Momentum) -> Schedules:
+        if isinstance(schedule, Mapping):
+            if lr is not None:
+                raise ConfigError("lr has no effect beside a dict of schedules; put it into the dict")
+            return schedule
+        if lr is None:
+            if momentum != "auto" or schedule is not one_cycle:
+                raise ConfigError("a schedule or momentum without lr has no effect; pass lr=")
+            return {}
+        if momentum == "auto":
+            return schedule(lr) if has_hyper(optimizer, "momentum") else schedule(lr, None)
+        return schedule(lr, momentum)
+
+    def _choose_precision(self, train: Loader) -> None:
+        if self.precision is not None:
+            return
+        batch = self.one_batch()
+
+        def loss_of(model: nn.Module, precision: Precision) -> Tensor:
+            return losses.apply(self.loss_fn, self._run(model, batch, precision), batch.targets, batch.weight)
+
+        self.precision = measure(self.model, loss_of, self.device)
+
+    def _precision_now(self) -> Precision:
+        return self.precision or Precision("fp32", self.device)
+
+    def _run(self, model: Any, batch: Batch, precision: Precision) -> Any:
+        """Preprocess, model in autocast, predictions in float32."""
+        inputs = batch.inputs if self.data.preprocess is None else self.data.preprocess(batch.inputs)
+        with precision.autocast():
+            if isinstance(inputs, Tensor):
+                preds = model(inputs)
+            else:
+                preds = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+        return precision.widen(preds)
+
+    def running(self) -> Loop:
+        if self._loop is None:
+            raise RuntimeError("backward and update belong to a step inside fit; call learner.fit")
+        return self._loop
+
+    def _loss_module(self) -> nn.Module:
+        return self.loss_fn if isinstance(self.loss_fn, nn.Module) else nn.Identity()
+
+    @override
+    def __repr__(self) -> str:
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        optimizer = type(self.optimizer).__name__ if self.optimizer else "no optimizer yet"
+        return (
+            f"Learner({type(self.model).__name__}, {count:,} parameters, {self.data.description or 'data'}, "
+            f"{optimizer}, {self._precision_now().name} on {self.device}, {self.progress.epoch} epochs trained)"
+        )
+
+    def _repr_html_(self) -> str:
+        """The learner and its layers in a notebook."""
+        return f"<p>{html.escape(repr(self))}</p>{layer_table(self.model)}"
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """The named device, or for "auto" the GPU if there is one.
+
+    Raises:
+        ConfigError: the named device is not there; nothing else is taken in its place.
+    """
+    if str(device) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}. Use 'auto' or 'cpu'.") from error
+    return torch.device(chosen.type, torch.cuda.current_device()) if str(chosen) == "cuda" else chosen

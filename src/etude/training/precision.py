@@ -1,0 +1,100 @@
+"""Where the model computes in fewer bits, and how the choice is made.
+
+`fp32` computes in the weights' own type. `bf16` keeps float32 weights and runs the model inside autocast; the loss
+stays outside it, in float32. `auto` times both on the first batch and keeps the faster one.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from etude.errors import ConfigError
+
+PRECISIONS: Final = ("fp32", "bf16", "auto")
+
+_WORTH_IT = 1.15
+"""bf16 must be this much faster before `auto` gives up the bits."""
+_ROUNDS = 3
+
+_NOTHING: Final = nullcontext()
+_HALF: Final = (torch.bfloat16, torch.float16)
+
+
+@final
+class Precision:
+    """The chosen precision on a device.
+
+    Args:
+        name: "fp32" or "bf16".
+        device: where the model computes.
+        reason: why it was chosen, for the run's record.
+    """
+
+    def __init__(self, name: str, device: torch.device, reason: str = "as asked") -> None:
+        if name not in ("fp32", "bf16"):
+            raise ConfigError(f"precision must be one of {PRECISIONS}, got {name!r}")
+        self.name, self.device, self.reason = name, device, reason
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context that the model runs in."""
+        return _NOTHING if self.name == "fp32" else torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def widen(self, preds: Any) -> Any:
+        """Predictions in float32 (or wider, if they are): what the loss is computed from."""
+        if isinstance(preds, Tensor):
+            return preds.float() if preds.dtype in _HALF else preds
+        return tree_map_only(Tensor, self.widen, preds)
+
+
+def measure(model: nn.Module, loss_of: Callable[[nn.Module, Precision], Tensor], device: torch.device) -> Precision:
+    """Time a forward and backward of both precisions, in turn, and choose.
+
+    Works on a copy of the model and leaves the random generators as they were.
+
+    Args:
+        model: the model to be trained.
+        loss_of: (model, precision) -> the scalar loss of a typical batch.
+        device: where the model computes.
+    """
+    candidates = [Precision("fp32", device), Precision("bf16", device)]
+    trial = copy.deepcopy(model).train()
+    best = {precision.name: float("inf") for precision in candidates}
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        for i in range(_ROUNDS + 1):
+            for precision in candidates:
+                seconds = _seconds(trial, loss_of, precision)
+                # the first round only warms up
+                best[precision.name] = min(best[precision.name], seconds if i else float("inf"))
+    faster = best["fp32"] / best["bf16"]
+    chosen = "bf16" if faster >= _WORTH_IT else "fp32"
+    reason = (
+        f"measured: forward and backward take {best['fp32'] * 1e3:.1f} ms in fp32, {best['bf16'] * 1e3:.1f} ms in bf16 "
+        f"({faster:.2f}x; bf16 is taken from {_WORTH_IT}x)"
+    )
+    return Precision(chosen, device, reason)
+
+
+def _seconds(model: nn.Module, loss_of: Callable[[nn.Module, Precision], Tensor], precision: Precision) -> float:
+    _wait(precision.device)
+    start = time.perf_counter()
+    loss_of(model, precision).backward()
+    _wait(precision.device)
+    seconds = time.perf_counter() - start
+    model.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

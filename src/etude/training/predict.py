@@ -1,0 +1,147 @@
+"""Predictions for new items, with their labels."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from etude.data.loaders import Loader, as_loader
+from etude.data.vocab import Vocab
+from etude.errors import ConfigError, DataError
+from etude.losses import LabelSmoothingCrossEntropy, LossFn
+from etude.types import Batch
+
+if TYPE_CHECKING:
+    from etude.training.learner import Learner
+
+_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one item."""
+
+    label: str
+    """The most likely class; empty when the data has no classes."""
+    probability: float
+    """Of that class, in [0, 1]; NaN when the loss defines no probabilities."""
+    output: Tensor
+    """Every class's probability, or the model's plain output."""
+
+    @override
+    def __repr__(self) -> str:
+        return f"Prediction(label={self.label!r}, probability={self.probability:.4f})" if self.label else f"Prediction({self.output})"
+
+    def _repr_html_(self) -> str:
+        """Label and probability in a notebook."""
+        return f"<b>{html.escape(self.label)}</b> {self.probability:.1%}" if self.label else f"<pre>{self.output}</pre>"
+
+
+@dataclass(frozen=True)
+class Predictions(Sequence[Prediction]):
+    """What the model says of many items, in the order in which they came."""
+
+    output: Tensor
+    """Probabilities (items, classes), or the model's plain output."""
+    targets: Tensor | None
+    """The true classes, where they are known."""
+    vocab: Vocab | None
+    probable: bool
+    """Whether `output` holds probabilities."""
+
+    @override
+    def __getitem__(self, i: int) -> Prediction:  # type: ignore[override]  # one item; slices are not needed
+        row = self.output[i]
+        if not self.probable or row.ndim != 1:
+            return Prediction("", float("nan"), row)
+        best = int(row.argmax())
+        return Prediction(self.vocab[best] if self.vocab else str(best), float(row[best]), row)
+
+    @override
+    def __len__(self) -> int:
+        return len(self.output)
+
+    @override
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, list(self)[:3]))
+        return f"Predictions({len(self)} items: {shown}{', ...' if len(self) > 3 else ''})"
+
+    def _repr_html_(self) -> str:
+        """The first twenty as a table in a notebook."""
+        rows = "".join(
+            f"<tr><td>{i}</td><td>{html.escape(p.label)}</td><td>{p.probability:.1%}</td></tr>"
+            for i, p in zip(range(20), self, strict=False)
+        )
+        return f"<table><thead><tr><th>item</th><th>label</th><th>probability</th></tr></thead><tbody>{rows}</tbody></table>"
+
+
+def predict(learner: Learner, items: Any = None) -> Prediction | Predictions:
+    """A `Prediction` of one item, or `Predictions` of many; see `Learner.predict`."""
+    loader = _loader_of(learner, items)
+    if loader is not None:
+        return _of_batches(learner, loader.batches(0, learner.device))
+    if isinstance(items, Tensor):
+        return _of_batches(learner, (Batch(part, None) for part in items.split(_BATCH_SIZE)))
+    if isinstance(items, list | tuple):
+        return _of_batches(learner, _read_in_batches(learner, items))
+    return _of_batches(learner, _read_in_batches(learner, [items]))[0]
+
+
+def _loader_of(learner: Learner, items: Any) -> Loader | None:
+    """The loader that is meant, or None when `items` are items."""
+    if items is None:
+        if learner.data.valid is None:
+            raise ConfigError("there is no validation data to predict; pass items or a loader")
+        return learner.data.valid
+    if isinstance(items, Loader | DataLoader):
+        return as_loader(items)
+    is_batches = isinstance(items, list) and bool(items) and isinstance(items[0], tuple | Batch)
+    return as_loader(items) if is_batches else None
+
+
+def _read_in_batches(learner: Learner, items: Sequence[Any]) -> Iterator[Batch]:
+    if not items:
+        raise DataError("there are no items to predict")
+    read = learner.data.read
+    if read is None:
+        if not all(isinstance(item, Tensor) for item in items):
+            raise ConfigError(
+                f"this learner's data does not say how to read a {type(items[0]).__name__}; pass tensors of inputs, "
+                "or data=DataLoaders(..., read=function)"
+            )
+        read = torch.as_tensor
+    for start in range(0, len(items), _BATCH_SIZE):
+        yield Batch(torch.stack([read(item) for item in items[start : start + _BATCH_SIZE]]), None)
+
+
+def _of_batches(learner: Learner, batches: Iterable[Batch]) -> Predictions:
+    outputs, targets = [], []
+    for batch in batches:
+        preds = learner.preds(batch)
+        if not isinstance(preds, Tensor):
+            raise ConfigError(f"predict needs a model that returns one tensor, got {type(preds).__name__}; use learner.preds")
+        outputs.append(preds.cpu())
+        if isinstance(batch.targets, Tensor):
+            targets.append(batch.targets.cpu())
+    output, probable = _probabilities(torch.cat(outputs), learner.loss_fn)
+    return Predictions(output, torch.cat(targets) if targets else None, learner.data.vocab, probable)
+
+
+def _probabilities(output: Tensor, loss_fn: LossFn) -> tuple[Tensor, bool]:
+    """Softmax after a cross entropy, sigmoid after a binary one, else the output as it is.
+
+    The sources train on soft labels (MixUp, smoothing) and predict with an ordinary softmax. Source: SPEC M9.
+    """
+    if isinstance(loss_fn, nn.CrossEntropyLoss | LabelSmoothingCrossEntropy) or loss_fn is F.cross_entropy:
+        return output.softmax(1), True
+    if isinstance(loss_fn, nn.BCEWithLogitsLoss):
+        return output.sigmoid(), True
+    return output, False

@@ -1,0 +1,120 @@
+"""A trained model as a folder of two files: `model.safetensors` and `model.json`. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from etude.errors import LoadError
+from etude.types import Json
+
+if TYPE_CHECKING:
+    from etude.training.learner import Learner
+
+WEIGHTS: Final = "model.safetensors"
+DESCRIPTION: Final = "model.json"
+_FORMAT: Final = 1
+
+
+@runtime_checkable
+class HasConfig(Protocol):
+    """A model or preprocess module that can say how it was built."""
+
+    def config(self) -> dict[str, Json]:
+        """The arguments that build it again."""
+        ...
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a folder held."""
+
+    path: Path
+    description: dict[str, Any]
+    weights: dict[str, Tensor]
+
+
+def save(learner: Learner, path: str | os.PathLike[str]) -> None:
+    """Write the learner's model, labels and preprocessing; each file appears whole or not at all."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    preprocess = learner.data.preprocess
+    description: dict[str, Json] = {
+        "format": _FORMAT,
+        "model": learner.model.config() if isinstance(learner.model, HasConfig) else None,
+        "model_class": type(learner.model).__name__,
+        "preprocess": preprocess.config() if isinstance(preprocess, HasConfig) else None,
+        "vocab": list(learner.data.vocab) if learner.data.vocab is not None else None,
+        "channels": learner.data.channels,
+        "loss": type(learner.loss_fn).__name__ if isinstance(learner.loss_fn, nn.Module) else None,
+        "metrics": list(learner.metrics),
+        "epochs": learner.progress.epoch,
+    }
+    save_weights(learner.model, folder / WEIGHTS)
+    write_json(folder / DESCRIPTION, description)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a state dict as safetensors: contiguous copies, each tensor once."""
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    temporary = path.with_name(path.name + ".part")
+    save_file(weights, temporary)
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write JSON, replacing the file in one step."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read(path: str | os.PathLike[str]) -> SavedModel:
+    """Read what `save` wrote. Nothing in the files is executed, and no name in them is imported.
+
+    Raises:
+        LoadError: a file is missing, damaged, or of a newer format.
+    """
+    folder = Path(path)
+    for name in (WEIGHTS, DESCRIPTION):
+        if not (folder / name).is_file():
+            raise LoadError(f"{folder} holds no {name}; expected a folder written by learner.save or by a run")
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS)
+    except (ValueError, SafetensorError) as error:
+        raise LoadError(f"{folder} is damaged: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != _FORMAT:
+        raise LoadError(f"{folder / DESCRIPTION} is not of format {_FORMAT}; a newer etude may have written it")
+    return SavedModel(folder, description, weights)
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Put weights into a model that has exactly these names and shapes.
+
+    Raises:
+        LoadError: naming what is missing, unexpected, or of another shape.
+    """
+    own = model.state_dict()
+    missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    reshaped = [
+        f"{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name in sorted(set(own) & set(weights))
+        if own[name].shape != weights[name].shape
+    ]
+    if missing or unexpected or reshaped:
+        raise LoadError(
+            f"the weights of {source} do not fit {type(model).__name__}: missing {missing[:5]}, "
+            f"unexpected {unexpected[:5]}, other shapes {reshaped[:5]}"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])

@@ -1,0 +1,89 @@
+"""Freezing: train the head while the body stands still, with an explicit policy for the norms in it.
+
+A frozen BatchNorm is not one thing. In training mode it still normalises by the batch and still moves its running
+statistics; only its scale and shift stand still. What the lesson found is that freezing those ruins the result, so
+they train unless told otherwise.
+
+Source: SPEC T6-T8.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import override
+
+from etude.errors import ConfigError
+from etude.training.callback import Callback
+from etude.training.optimizer import layer_groups
+
+if TYPE_CHECKING:
+    from etude.training.history import History
+    from etude.training.learner import Learner
+
+NormPolicy: TypeAlias = Literal["train", "affine", "frozen"]
+
+_NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+
+
+def freeze_body(learner: Learner, norm: NormPolicy = "train") -> list[Callback]:
+    """Let only the last layer group train.
+
+    Args:
+        learner: its model must have at least two layer groups.
+        norm: for the norms of the frozen part. "train": scale and shift train, statistics move (the lesson's finding).
+            "affine": scale and shift stand still, statistics move. "frozen": both stand still.
+
+    Returns:
+        The callbacks that the fit needs for it.
+
+    Raises:
+        ConfigError: the model has a single layer group, so there is no body.
+    """
+    if norm not in ("train", "affine", "frozen"):
+        raise ConfigError(f"norm must be 'train', 'affine' or 'frozen', got {norm!r}")
+    groups = layer_groups(learner.model, learner.groups)
+    if len(groups) < 2:
+        raise ConfigError(
+            f"{type(learner.model).__name__} has one layer group, so there is no body to freeze; pass groups= to the "
+            "learner, with the head last"
+        )
+    head = set(groups[-1]["params"])
+    norms = [module for module in learner.model.modules() if isinstance(module, _NORMS)]
+    free = {parameter for module in norms for parameter in module.parameters()} if norm == "train" else set()
+    for parameter in learner.model.parameters():
+        parameter.requires_grad_(parameter in head or parameter in free)
+    return [HoldNorms()] if norm == "frozen" else []
+
+
+def unfreeze(learner: Learner) -> None:
+    """Let every parameter train."""
+    learner.model.requires_grad_(True)
+
+
+def fine_tune(learner: Learner, num_epochs: int, lr: float, *, freeze_epochs: int, norm: NormPolicy) -> History:
+    """Train the head alone, then everything with a lower learning rate for the body."""
+    callbacks = freeze_body(learner, norm)
+    try:
+        if freeze_epochs:
+            learner.fit(freeze_epochs, lr=lr, callbacks=callbacks)
+    finally:
+        unfreeze(learner)
+    count = len(layer_groups(learner.model, learner.groups))
+    # each group a factor below the next one, a hundredth for the first of many: the head has the most to learn
+    rates = [lr / 2 * 0.1 ** (count - 1 - i) for i in range(count)]
+    return learner.fit(num_epochs, lr=[max(rate, lr / 200) for rate in rates])
+
+
+@final
+class HoldNorms(Callback):
+    """Keep every BatchNorm whose scale is frozen in evaluation mode, so that its statistics stand still, too."""
+
+    @override
+    def before_step(self, learner: Learner) -> None:
+        """The loop puts the whole model in training mode at the start of an epoch; take these back."""
+        for module in learner.model.modules():
+            if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+                module.eval()

@@ -1,0 +1,17 @@
+"""Pictures: data, models and the learner that puts them together."""
+
+from __future__ import annotations
+
+from etude.vision.augment import flip_and_shift as flip_and_shift
+from etude.vision.cnn import LessonCNN as LessonCNN
+from etude.vision.data import ImagePreprocess as ImagePreprocess
+from etude.vision.data import from_arrays as from_arrays
+from etude.vision.data import load as load
+from etude.vision.learner import learner as learner
+from etude.vision.models import create_model as create_model
+from etude.vision.xresnet import XResNet as XResNet
+from etude.vision.xresnet import xresnet18 as xresnet18
+from etude.vision.xresnet import xresnet34 as xresnet34
+from etude.vision.xresnet import xresnet50 as xresnet50
+from etude.vision.xresnet import xresnet101 as xresnet101
+from etude.vision.xresnet import xresnet152 as xresnet152

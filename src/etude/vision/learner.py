@@ -1,0 +1,134 @@
+"""A learner for pictures in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from etude.data.loaders import DataLoaders
+from etude.data.vocab import Vocab
+from etude.errors import ConfigError, LoadError
+from etude.losses import LabelSmoothingCrossEntropy, LossFn
+from etude.metrics import accuracy, cross_entropy
+from etude.optim import OptimizerFactory, adamw
+from etude.training import saving
+from etude.training.callback import Callback
+from etude.training.callbacks.mixup import MixUp
+from etude.training.learner import Learner
+from etude.vision.data import ImagePreprocess, reader
+from etude.vision.models import ARCHITECTURES, create_model
+
+SMALL = 48
+"""Below this many pixels the stem does not halve the picture."""
+
+
+def learner(
+    arch: str | os.PathLike[str] | nn.Module,
+    data: DataLoaders,
+    *,
+    mixup: float = 0.0,
+    label_smoothing: float = 0.1,
+    loss_fn: LossFn | None = None,
+    optimizer: OptimizerFactory | None = None,
+    callbacks: Sequence[Callback] = (),
+    precision: str = "auto",
+    accumulate: int = 1,
+    device: str | torch.device = "auto",
+    compile: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Learner:
+    """A learner with accuracy, label smoothing and AdamW.
+
+    Args:
+        arch: the name of an architecture; or the folder of a saved model or run, whose body is taken over and gets a
+            new head; or a model of your own.
+        data: from `vision.load`.
+        mixup: the alpha of `MixUp`; 0 leaves it out.
+        label_smoothing: 0 is plain cross entropy. The epoch table shows the plain cross entropy as well.
+        loss_fn: instead of the smoothed cross entropy.
+        optimizer: instead of `etude.optim.adamw()`.
+        callbacks: after MixUp.
+        precision: "fp32", "bf16", or "auto", which measures.
+        accumulate: batches per update.
+        device: "auto", or a named one.
+        compile: run the model through `torch.compile`.
+        progress: show a bar and the epoch table.
+        options: of the architecture, such as blur_pool=True, activation="mish", stem_stride=1.
+    """
+    model = arch if isinstance(arch, nn.Module) else _model(str(arch), data, options)
+    if isinstance(arch, nn.Module) and options:
+        raise ConfigError(f"{sorted(options)} belong to an architecture by name and have no effect on a ready model")
+    torch.manual_seed(data.seed or 0)
+    return Learner(
+        model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stub lacks this form
+        data,
+        loss_fn or LabelSmoothingCrossEntropy(label_smoothing),
+        optimizer or adamw(),
+        metrics={"accuracy": accuracy, "cross_entropy": cross_entropy},
+        callbacks=(*([MixUp(mixup)] if mixup else []), *callbacks),
+        precision=precision,
+        accumulate=accumulate,
+        device=device,
+        compile=compile,
+        progress=progress,
+    )
+
+
+def from_saved(saved: saving.SavedModel) -> Learner:
+    """A learner without data, for prediction, from what `learner.save` wrote."""
+    description = saved.description
+    config = description["model"]
+    model = create_model(config["arch"], **{name: value for name, value in config.items() if name != "arch"})
+    saving.load_weights(model, saved.weights, str(saved.path))
+    preprocess = ImagePreprocess(**description["preprocess"]) if description.get("preprocess") else None
+    data = DataLoaders(
+        None,
+        vocab=Vocab(description["vocab"]) if description.get("vocab") else None,
+        preprocess=preprocess,
+        read=reader(preprocess.size, description["channels"]) if preprocess else None,
+        channels=description["channels"],
+        description=f"loaded from {saved.path}",
+    )
+    return learner(model, data, precision="fp32", progress=False)
+
+
+def _model(arch: str, data: DataLoaders, options: dict[str, Any]) -> nn.Module:
+    torch.manual_seed(data.seed or 0)
+    if arch in ARCHITECTURES:
+        if "stem_stride" not in options and (size := _size(data)) < SMALL:
+            print(f"{arch} with stem_stride=1: pictures of {size} pixels are too small to halve at once")
+            options = {**options, "stem_stride": 1}
+        return create_model(arch, num_classes=data.num_classes, channels=data.channels, **options)
+    if not Path(arch).exists():
+        # raises with the known names and the nearest one
+        return create_model(arch)
+    return _new_head(saving.read(arch), data, options)
+
+
+def _new_head(saved: saving.SavedModel, data: DataLoaders, options: dict[str, Any]) -> nn.Module:
+    """The saved model's body with a new head for this data: a max and an average pool, and a linear layer.
+
+    Source: SPEC T3.
+    """
+    config = saved.description["model"]
+    if config is None:
+        raise LoadError(f"{saved.path} holds a {saved.description['model_class']}, which cannot be built by name; pass the model itself")
+    options = {name: value for name, value in config.items() if name != "arch"} | options
+    if options["channels"] != data.channels:
+        raise ConfigError(f"{saved.path} was trained on {options['channels']} channels, the data has {data.channels}")
+    model = create_model(config["arch"], **options | {"num_classes": data.num_classes, "concat_pool": True})
+    body = {name: tensor for name, tensor in saved.weights.items() if not name.startswith(f"{len(list(model)) - 1}.")}  # type: ignore[call-overload]
+    head = {name: tensor for name, tensor in model.state_dict().items() if name not in body}
+    saving.load_weights(model, {**body, **head}, str(saved.path))
+    print(f"took over {len(body)} tensors of {saved.path}; new head: {', '.join(head)}")
+    return model
+
+
+def _size(data: DataLoaders) -> int:
+    return data.preprocess.size if isinstance(data.preprocess, ImagePreprocess) else SMALL
