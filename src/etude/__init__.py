@@ -91,7 +91,7 @@ _NAMES = {
     "StepOutput": "types",
 }
 
-__all__ = [*_MODULES, *_NAMES]  # noqa: PLE0604  # names, from the tables above
+__all__ = [*_MODULES, *_NAMES]  # names, from the tables above
 
 
 def __getattr__(name: str) -> Any:

@@ -1,15 +1,15 @@
 """Every exception of the library.
 
-    EtudeError
-    ├── ConfigError       a setting that is wrong, unknown, or cannot take effect
-    ├── DataError         a sample, file or label that cannot be used
-    ├── LoadError         a saved file or folder that is damaged, or is not what was expected
-    └── NonFiniteError    a loss or gradient became infinite or NaN
+EtudeError
+├── ConfigError       a setting that is wrong, unknown, or cannot take effect
+├── DataError         a sample, file or label that cannot be used
+├── LoadError         a saved file or folder that is damaged, or is not what was expected
+└── NonFiniteError    a loss or gradient became infinite or NaN
 
-    FitSignal             not errors: how a callback steers a fit; the message is the reason
-    ├── StopFit           end this fit
-    ├── StopEpoch         end this epoch's training, go on with its validation
-    └── SkipStep          leave weights and optimizer untouched in this step
+FitSignal             not errors: how a callback steers a fit; the message is the reason
+├── StopFit           end this fit
+├── StopEpoch         end this epoch's training, go on with its validation
+└── SkipStep          leave weights and optimizer untouched in this step
 """
 
 from __future__ import annotations

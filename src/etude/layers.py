@@ -54,9 +54,7 @@ def conv_layer(
 
     Source: SPEC X1, X2.
     """
-    convolution = nn.Conv2d(
-        in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False
-    )
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
     norm = nn.BatchNorm2d(out_channels)
     nn.init.constant_(norm.weight, 0.0 if zero_init else 1.0)
     layers: list[nn.Module] = [BlurPool2d(in_channels, stride=1)] if blur and stride > 1 else []

@@ -185,4 +185,8 @@ def _parameters(function: LossFn) -> dict[str, inspect.Parameter]:
 
 
 def _name(loss_fn: LossFn) -> str:
-    return type(loss_fn).__name__ if isinstance(loss_fn, nn.Module | partial) else getattr(loss_fn, "__name__", repr(loss_fn))
+    return (
+        type(loss_fn).__name__
+        if isinstance(loss_fn, nn.Module | partial)
+        else getattr(loss_fn, "__name__", repr(loss_fn))
+    )

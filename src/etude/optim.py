@@ -46,7 +46,9 @@ def adamw(
 
     Source: Loshchilov and Hutter 2017, "Decoupled weight decay regularization"; SPEC A13.
     """
-    return lambda groups: torch.optim.AdamW(decayed(groups), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+    return lambda groups: torch.optim.AdamW(
+        decayed(groups), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
+    )
 
 
 def sgd(
@@ -163,7 +165,13 @@ class Lamb(Optimizer):
         return loss
 
     def _step_group(
-        self, tensors: list[Tensor], lr: float, betas: tuple[float, float], eps: float, weight_decay: float, max_ratio: float
+        self,
+        tensors: list[Tensor],
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        max_ratio: float,
     ) -> None:
         grads = [tensor.grad for tensor in tensors if tensor.grad is not None]
         for tensor in tensors:
@@ -193,7 +201,7 @@ class Lamb(Optimizer):
 
 def _trust_ratios(tensors: list[Tensor], updates: Sequence[Tensor], max_ratio: float) -> list[Tensor]:
     """|tensor| / |update|, at most `max_ratio`; 1 where either is zero. No value is read by the host."""
-    sizes, lengths = torch._foreach_norm(tensors), torch._foreach_norm(updates)
+    sizes, lengths = torch._foreach_norm(tensors), torch._foreach_norm(list(updates))
     return [
         torch.where((size > 0) & (length > 0), (size / length).clamp(max=max_ratio), 1.0)
         for size, length in zip(sizes, lengths, strict=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from etude.errors import ConfigError
 
@@ -20,6 +20,7 @@ Schedules: TypeAlias = Mapping[str, Schedule | Sequence[Schedule]]
 Rate: TypeAlias = float | Sequence[float]
 
 
+@runtime_checkable
 class Cycle(Protocol):
     """From the peak learning rate (one, or one per layer group) and the momentum to a fit's schedules."""
 
@@ -50,7 +51,9 @@ def cosine(start: float, end: float) -> Schedule:
 def exponential(start: float, end: float) -> Schedule:
     """A geometric path from `start` to `end`; both must be positive."""
     if start <= 0 or end <= 0:
-        raise ConfigError(f"an exponential schedule needs positive ends, got {start} and {end}; use `linear` or `cosine`")
+        raise ConfigError(
+            f"an exponential schedule needs positive ends, got {start} and {end}; use `linear` or `cosine`"
+        )
     return lambda position: float(start * (end / start) ** _clamp(position))
 
 
@@ -75,7 +78,9 @@ def combine(fractions: Sequence[float], schedules: Sequence[Schedule]) -> Schedu
     if len(fractions) != len(schedules):
         raise ConfigError(f"{len(fractions)} fractions for {len(schedules)} schedules; give one fraction each")
     if min(fractions) < 0 or not math.isclose(math.fsum(fractions), 1, abs_tol=1e-6):
-        raise ConfigError(f"fractions must be positive and sum to 1, got {list(fractions)}; `phases` fills the last one")
+        raise ConfigError(
+            f"fractions must be positive and sum to 1, got {list(fractions)}; `phases` fills the last one"
+        )
     ends = [math.fsum(fractions[: i + 1]) for i in range(len(fractions))]
 
     def combined(position: float) -> float:
@@ -119,7 +124,9 @@ def flat_cosine(lr: Rate, momentum: float | tuple[float, float] | None = None, *
     """Flat at `lr` for `pct_start` of the fit, then half a cosine down to zero."""
     parts = phases(pct_start)
     return _schedules(
-        lambda peak: combine(parts, [constant(peak), cosine(peak, 0.0)]), lr, _constant_momentum(momentum, "flat_cosine")
+        lambda peak: combine(parts, [constant(peak), cosine(peak, 0.0)]),
+        lr,
+        _constant_momentum(momentum, "flat_cosine"),
     )
 
 
@@ -135,7 +142,9 @@ def _schedules(rate: Callable[[float], Schedule], lr: Rate, momentum: Schedule |
 
 def _constant_momentum(momentum: float | tuple[float, float] | None, name: str) -> Schedule | None:
     if isinstance(momentum, tuple):
-        raise ConfigError(f"{name} keeps momentum constant but got the pair {momentum}; pass one value, or use one_cycle")
+        raise ConfigError(
+            f"{name} keeps momentum constant but got the pair {momentum}; pass one value, or use one_cycle"
+        )
     return None if momentum is None else constant(momentum)
 
 

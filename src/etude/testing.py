@@ -43,7 +43,9 @@ def check_callback(make: Function[[], Callback]) -> None:
         assert plain, f"{_name(whole)}.state_dict holds a {type(leaf).__name__}, which a checkpoint cannot keep"
     taker = _TakeSnapshot(after_epoch=2)
     _fit(make(), taker)
-    assert taker.taken is not None, f"{_name(whole)} ended the fit before its second epoch; check it with other settings"
+    assert taker.taken is not None, (
+        f"{_name(whole)} ended the fit before its second epoch; check it with other settings"
+    )
     resumed = make()
     torch.manual_seed(12345)
     assert _same(weights, _fit(resumed, _TakeSnapshot(after_epoch=2), resume=taker.taken)), (
@@ -77,7 +79,9 @@ def _learner(callback: Callback, *others: Callback) -> Learner:
         nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Flatten(), nn.Dropout(0.2), nn.Linear(128, 4)
     )
     data = DataLoaders(
-        ArrayLoader(inputs, targets, batch_size=16, shuffle=True, seed=3), ArrayLoader(inputs, targets, batch_size=32), seed=3
+        ArrayLoader(inputs, targets, batch_size=16, shuffle=True, seed=3),
+        ArrayLoader(inputs, targets, batch_size=32),
+        seed=3,
     )
     return Learner(
         model,

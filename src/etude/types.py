@@ -16,7 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Shaped
 
-Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 Inputs: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
     """A tensor, a tuple or dict of tensors, or `MixedTargets`."""
     weight: Float[Tensor, "batch"] | None = None
     """How much each sample counts in the loss; None means 1 for all."""
-    index: Int[Tensor, "batch"] | None = None
+    indices: Int[Tensor, "batch"] | None = None
     """Each sample's position in its data set; augmentation is keyed by it."""
 
     @property

@@ -35,7 +35,11 @@ def find_images(folder: Path) -> list[Path]:
     found = []
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        found += [
+            Path(root, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        ]
     if not found:
         raise DataError(f"{folder} holds no pictures; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
@@ -55,5 +59,7 @@ def label_table(path: Path) -> list[LabelRow]:
         for line in table:
             if not line["name"] or not line["label"]:
                 raise DataError(f"{path}, line {table.line_num}: name or label is empty")
-            rows.append(LabelRow(line["name"], line["label"], (line.get("is_valid") or "").lower() in ("1", "true", "yes")))
+            rows.append(
+                LabelRow(line["name"], line["label"], (line.get("is_valid") or "").lower() in ("1", "true", "yes"))
+            )
     return sorted(rows)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int, Shaped
 
 Augment: TypeAlias = Callable[[Batch, int, int], Batch]
-"""(batch, seed, epoch) -> batch: random, but a pure function of its arguments and the batch's `index`."""
+"""(batch, seed, epoch) -> batch: random, but a pure function of its arguments and the batch's `indices`."""
 
 
 @runtime_checkable
@@ -89,7 +89,7 @@ class ArrayLoader:
 
     def take(self, rows: Int[Tensor, "batch"]) -> Batch:
         """The samples at the given positions."""
-        return Batch(self.inputs.index_select(0, rows), self.targets.index_select(0, rows), index=rows)
+        return Batch(self.inputs.index_select(0, rows), self.targets.index_select(0, rows), indices=rows)
 
 
 class PlainLoader:
@@ -101,7 +101,9 @@ class PlainLoader:
 
     def __init__(self, iterable: Iterable[Any]) -> None:
         if isinstance(iterable, Dataset):
-            raise ConfigError("got a Dataset; wrap it: torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True)")
+            raise ConfigError(
+                "got a Dataset; wrap it: torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True)"
+            )
         if not isinstance(iterable, Sized):
             raise ConfigError(
                 f"{type(iterable).__name__} has no len(), so a schedule cannot know where it ends. "

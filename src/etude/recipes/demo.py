@@ -68,7 +68,10 @@ def demo(train: TrainOptions = DemoOptions(), run: RunOptions = RunOptions()) ->
     draw_predictions(learner, predictions, folder / "predictions.png")
     result = keep.finish(learner, {"train_seconds": round(seconds, 2), "seed": train.seed})
     wrong = int((predictions.output.argmax(1) != predictions.targets).sum())
-    say(f"\n{len(predictions) - wrong} of {len(predictions)} held-out digits right: {result['valid_accuracy']:.2%}, {seconds:.0f} s")
+    say(
+        f"\n{len(predictions) - wrong} of {len(predictions)} held-out digits right: "
+        f"{result['valid_accuracy']:.2%}, {seconds:.0f} s"
+    )
     say(f"look at {folder / 'curves.png'} and {folder / 'predictions.png'}\n")
     say(_NEXT.format(folder=folder))
     return result

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from etude.types import Json
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -44,6 +47,6 @@ class RunOptions:
     """Print nothing but errors and the JSON line."""
 
 
-def flags(*options: TrainOptions | RunOptions) -> dict[str, bool | int | float | str | None]:
+def flags(*options: TrainOptions | RunOptions) -> dict[str, Json]:
     """All options under their flag names, for a run's record."""
     return {name: value for given in options for name, value in asdict(given).items()}

@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from typing_extensions import override
 
 from etude.errors import StopEpoch, StopFit
 from etude.types import Batch, Json, StepOutput
@@ -79,6 +80,7 @@ class Callback:
         """The settings that a run's record must hold."""
         return {}
 
+    @override
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse what would be silently ignored: a misspelt event, or a callback built on another one."""
         super().__init_subclass__(**kwargs)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,6 +18,7 @@ _PLAIN_LINE_EVERY = 60.0
 """Seconds of silence after which an epoch under way gets a plain line."""
 
 
+@runtime_checkable
 class Display(Protocol):
     """Where a fit is shown."""
 
@@ -127,7 +128,8 @@ class NotebookDisplay:
 
     def bar(self, title: str, done: int, total: int, text: str) -> None:
         """The table so far, and the bar under it."""
-        bar = f"<p><progress value='{done}' max='{total}'></progress> {html.escape(title)} {done}/{total} {html.escape(text)}</p>"
+        words = html.escape(f"{title} {done}/{total} {text}")
+        bar = f"<p><progress value='{done}' max='{total}'></progress> {words}</p>"
         self._handle.update(self._html(self._history._repr_html_() + bar))
 
     def row(self, results: dict[str, float]) -> None:

@@ -200,9 +200,9 @@ def first_bad_place(model: nn.Module, batch: Batch, loss_of: Callable[[Batch], T
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     grads = torch.autograd.grad(loss, [parameter for _, parameter in trained], allow_unused=True)
     for (name, _), grad in reversed(list(zip(trained, grads, strict=True))):
-        if grad is not None and not _finite(grad):
+        if not _finite(grad):
             return f"the gradient of {name}"
-    return "no place that shows again: running the batch once more gave finite values (dropout, or a change to the gradients)"
+    return "a place that did not show again when the batch was run once more (dropout, or a change to the gradients)"
 
 
 def _finite(value: object) -> bool:

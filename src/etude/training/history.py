@@ -71,7 +71,10 @@ class History:
             return f"History(no epoch finished{', ' + self.stopped if self.stopped else ''})"
         cells = [[format_cell(name, row.get(name)) for name in self.columns] for row in self.rows]
         widths = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [self.columns, *cells]]
+        lines = [
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            for row in [self.columns, *cells]
+        ]
         return "\n".join([*lines, *([f"stopped: {self.stopped}"] if self.stopped else [])])
 
     def _repr_html_(self) -> str:

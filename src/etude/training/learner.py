@@ -158,9 +158,7 @@ class Learner:
             self.history.extend(self._loop.history)
             self._loop = None
 
-    def fine_tune(
-        self, num_epochs: int, lr: float, *, freeze_epochs: int = 1, norm: NormPolicy = "train"
-    ) -> History:
+    def fine_tune(self, num_epochs: int, lr: float, *, freeze_epochs: int = 1, norm: NormPolicy = "train") -> History:
         """Train the head alone for `freeze_epochs`, then everything for `num_epochs`, the body at a tenth of the rate.
 
         Args:
@@ -267,7 +265,9 @@ class Learner:
             print(message)
         return self.optimizer
 
-    def _schedules(self, optimizer: Optimizer, lr: Rate | None, schedule: Cycle | Schedules, momentum: Momentum) -> Schedules:
+    def _schedules(
+        self, optimizer: Optimizer, lr: Rate | None, schedule: Cycle | Schedules, momentum: Momentum
+    ) -> Schedules:
         if isinstance(schedule, Mapping):
             if lr is not None:
                 raise ConfigError("lr has no effect beside a dict of schedules; put it into the dict")
@@ -304,6 +304,7 @@ class Learner:
         return precision.widen(preds)
 
     def running(self) -> Loop:
+        """The fit under way; raises `RuntimeError` when there is none."""
         if self._loop is None:
             raise RuntimeError("backward and update belong to a step inside fit; call learner.fit")
         return self._loop
@@ -339,5 +340,7 @@ def pick_device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}. Use 'auto' or 'cpu'.") from error
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}. Use 'auto' or 'cpu'."
+        ) from error
     return torch.device(chosen.type, torch.cuda.current_device()) if str(chosen) == "cuda" else chosen

@@ -49,13 +49,17 @@ def layer_groups(model: nn.Module, groups: Groups | None = None) -> list[LayerGr
         raise ConfigError(f"layer groups hold tensors of shapes {foreign[:5]} that are not parameters of the model")
     times = Counter(seen)
     if missing := [name for parameter, name in names.items() if parameter not in times]:
-        raise ConfigError(f"layer groups leave out {missing[:5]} ({len(missing)} in all); every parameter needs a group")
+        raise ConfigError(
+            f"layer groups leave out {missing[:5]} ({len(missing)} in all); every parameter needs a group"
+        )
     if twice := sorted(names[parameter] for parameter, count in times.items() if count > 1):
         raise ConfigError(f"{twice[:5]} are in more than one layer group")
     return [{"params": part, "layer_group": i} for i, part in enumerate(lists)]
 
 
-def make_optimizer(factory: OptimizerFactory, groups: list[LayerGroup], before: Optimizer | None) -> tuple[Optimizer, str]:
+def make_optimizer(
+    factory: OptimizerFactory, groups: list[LayerGroup], before: Optimizer | None
+) -> tuple[Optimizer, str]:
     """The optimizer for these groups: the one from before if nothing changed, else a new one.
 
     A new one takes over the state (momentum, step counts) of every tensor that is still there.
@@ -71,7 +75,9 @@ def make_optimizer(factory: OptimizerFactory, groups: list[LayerGroup], before: 
         return optimizer, ""
     kept = {parameter for group in groups for parameter in group["params"] if parameter in before.state}
     for parameter in kept:
-        optimizer.state[parameter] = {name: _laid_out_as(parameter, value) for name, value in before.state[parameter].items()}
+        optimizer.state[parameter] = {
+            name: _laid_out_as(parameter, value) for name, value in before.state[parameter].items()
+        }
     return optimizer, f"new optimizer: the parameter groups changed; state carried over for {len(kept)} tensors"
 
 
@@ -88,8 +94,12 @@ def check_instance(optimizer: Optimizer, model: nn.Module) -> None:
             f"the optimizer holds {len(given - own)} tensors that are not parameters of the model, so it would train "
             "something else. Make it after the model is complete, or pass the class: optimizer=torch.optim.AdamW."
         )
-    if missing := [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter not in given]:
-        raise ConfigError(f"the optimizer does not hold {missing[:5]} ({len(missing)} trainable tensors in all); freeze or add them")
+    if missing := [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter not in given
+    ]:
+        raise ConfigError(
+            f"the optimizer does not hold {missing[:5]} ({len(missing)} trainable tensors in all); freeze or add them"
+        )
 
 
 def _tensors(groups: Iterable[Mapping[str, Any]]) -> dict[int, set[nn.Parameter]]:

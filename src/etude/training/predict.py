@@ -38,7 +38,11 @@ class Prediction:
 
     @override
     def __repr__(self) -> str:
-        return f"Prediction(label={self.label!r}, probability={self.probability:.4f})" if self.label else f"Prediction({self.output})"
+        return (
+            f"Prediction(label={self.label!r}, probability={self.probability:.4f})"
+            if self.label
+            else f"Prediction({self.output})"
+        )
 
     def _repr_html_(self) -> str:
         """Label and probability in a notebook."""
@@ -80,7 +84,8 @@ class Predictions(Sequence[Prediction]):
             f"<tr><td>{i}</td><td>{html.escape(p.label)}</td><td>{p.probability:.1%}</td></tr>"
             for i, p in zip(range(20), self, strict=False)
         )
-        return f"<table><thead><tr><th>item</th><th>label</th><th>probability</th></tr></thead><tbody>{rows}</tbody></table>"
+        head = "<tr><th>item</th><th>label</th><th>probability</th></tr>"
+        return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
 def predict(learner: Learner, items: Any = None) -> Prediction | Predictions:
@@ -127,7 +132,9 @@ def _of_batches(learner: Learner, batches: Iterable[Batch]) -> Predictions:
     for batch in batches:
         preds = learner.preds(batch)
         if not isinstance(preds, Tensor):
-            raise ConfigError(f"predict needs a model that returns one tensor, got {type(preds).__name__}; use learner.preds")
+            raise ConfigError(
+                f"predict needs a model that returns one tensor, got {type(preds).__name__}; use learner.preds"
+            )
         outputs.append(preds.cpu())
         if isinstance(batch.targets, Tensor):
             targets.append(batch.targets.cpu())

@@ -46,12 +46,11 @@ def save(learner: Learner, path: str | os.PathLike[str]) -> None:
     """Write the learner's model, labels and preprocessing; each file appears whole or not at all."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    preprocess = learner.data.preprocess
     description: dict[str, Json] = {
         "format": _FORMAT,
-        "model": learner.model.config() if isinstance(learner.model, HasConfig) else None,
+        "model": config_of(learner.model),
         "model_class": type(learner.model).__name__,
-        "preprocess": preprocess.config() if isinstance(preprocess, HasConfig) else None,
+        "preprocess": config_of(learner.data.preprocess),
         "vocab": list(learner.data.vocab) if learner.data.vocab is not None else None,
         "channels": learner.data.channels,
         "loss": type(learner.loss_fn).__name__ if isinstance(learner.loss_fn, nn.Module) else None,
@@ -60,6 +59,11 @@ def save(learner: Learner, path: str | os.PathLike[str]) -> None:
     }
     save_weights(learner.model, folder / WEIGHTS)
     write_json(folder / DESCRIPTION, description)
+
+
+def config_of(module: object) -> dict[str, Json] | None:
+    """The arguments that build a module again, if it knows them."""
+    return module.config() if isinstance(module, HasConfig) else None
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -40,7 +40,9 @@ class Summary:
         cells = [("layer", "kind", "output", "parameters", "trainable"), *(_cells(row) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
-            "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+            "  ".join(
+                cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
             for row in cells
         ]
         total, trainable = sum(row.parameters for row in self.rows), sum(row.trainable for row in self.rows)
@@ -78,7 +80,9 @@ def summarize(learner: Learner) -> Summary:
 
 def layer_table(model: nn.Module) -> str:
     """The model's children and their parameters as HTML, without running it."""
-    return _html_table(["layer", "kind", "output", "parameters", "trainable"], [_cells(row) for row in _rows(model, {})])
+    return _html_table(
+        ["layer", "kind", "output", "parameters", "trainable"], [_cells(row) for row in _rows(model, {})]
+    )
 
 
 def _rows(model: nn.Module, shapes: dict[nn.Module, tuple[int, ...] | None]) -> list[LayerRow]:
@@ -102,4 +106,6 @@ def _cells(row: LayerRow) -> tuple[str, str, str, str, str]:
 
 def _html_table(head: list[str], rows: list[tuple[str, ...]]) -> str:
     cells = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr></thead><tbody>{cells}</tbody></table>"
+    return (
+        f"<table><thead><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr></thead><tbody>{cells}</tbody></table>"
+    )

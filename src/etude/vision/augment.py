@@ -34,10 +34,10 @@ def flip_and_shift(*, flip: float = 0.5, shift: int = 0, size: int | None = None
         raise ConfigError("give shift (pixels, at least 0) or size, not both")
 
     def augment(batch: Batch, seed: int, epoch: int) -> Batch:
-        if batch.index is None or not isinstance(batch.inputs, Tensor):
-            raise ConfigError("this augmentation is keyed by each sample's index; the loader must give batch.index")
+        if batch.indices is None or not isinstance(batch.inputs, Tensor):
+            raise ConfigError("this augmentation is keyed by each sample's index; the loader must give batch.indices")
         pixels = torch.nn.functional.pad(batch.inputs, (shift,) * 4) if shift else batch.inputs
-        draws = random.uniform(seed, "augment", epoch, batch.index, 3)
+        draws = random.uniform(seed, "augment", epoch, batch.indices, 3)
         height, width = (size, size) if size else batch.inputs.shape[-2:]
         top = (draws[:, 0] * (pixels.shape[-2] - height + 1)).long()
         left = (draws[:, 1] * (pixels.shape[-1] - width + 1)).long()
@@ -47,7 +47,12 @@ def flip_and_shift(*, flip: float = 0.5, shift: int = 0, size: int | None = None
 
 
 def crop(
-    pixels: Shaped[Tensor, "batch channel height width"], top: Tensor, left: Tensor, height: int, width: int, mirror: Tensor
+    pixels: Shaped[Tensor, "batch channel height width"],
+    top: Tensor,
+    left: Tensor,
+    height: int,
+    width: int,
+    mirror: Tensor,
 ) -> Shaped[Tensor, "batch channel height2 width2"]:
     """A window of each picture at its own place, mirrored where asked: one gather, any type, any device."""
     rows = top.view(-1, 1) + torch.arange(height, device=pixels.device)

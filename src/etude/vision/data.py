@@ -108,7 +108,9 @@ def load(
         raise DataError(f"{path or train} gave no training pictures ({layout})")
     vocab = Vocab.of(sample.label for sample in train_samples)
     stored = round(size * _MARGIN)
-    description = f"{len(train_samples)} train and {len(valid_samples)} valid pictures of {len(vocab)} classes ({layout})"
+    description = (
+        f"{len(train_samples)} train and {len(valid_samples)} valid pictures of {len(vocab)} classes ({layout})"
+    )
     print(f"{description}; decoding once to {stored} pixels", flush=True)
     parts = [
         (_decode(part, stored), torch.tensor([vocab.number(label, source=str(file)) for file, label in part]))
@@ -147,7 +149,9 @@ def from_arrays(
         raise DataError("there are no training pictures")
     pixels = train[0]
     if pixels.dtype != torch.uint8 or pixels.ndim != 4:
-        raise DataError(f"expected uint8 pictures (samples, channel, height, width), got {pixels.dtype} {tuple(pixels.shape)}")
+        raise DataError(
+            f"expected uint8 pictures (samples, channel, height, width), got {pixels.dtype} {tuple(pixels.shape)}"
+        )
     mean, std = _statistics(pixels)
     side = size or pixels.shape[-1]
     preprocess = ImagePreprocess(side, mean, std)
@@ -164,7 +168,7 @@ def from_arrays(
     )
 
 
-class reader:  # noqa: N801  # called like a function; a class so that its settings can be seen
+class reader:  # called like a function; a class so that its settings can be seen
     """From a path, a PIL picture or an array to stored pixels (channel, side, side), uint8."""
 
     def __init__(self, side: int, channels: int) -> None:
@@ -190,7 +194,9 @@ def read_image(path: Path, side: int, channels: int = 3) -> UInt8[Tensor, "chann
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as a picture: {error}. Repair it or take it out of the folder.") from error
+        raise DataError(
+            f"{path} cannot be read as a picture: {error}. Repair it or take it out of the folder."
+        ) from error
 
 
 def _to_pixels(picture: Image.Image, side: int, channels: int) -> UInt8[Tensor, "channel side side"]:
@@ -255,7 +261,10 @@ def _classes(folder: Path) -> list[Sample]:
 def _hold_out(samples: Iterable[Sample], root: Path, valid: Any, seed: int) -> tuple[list[Sample], list[Sample]]:
     """Hold out a share by a hash of each name, so that adding a picture moves no other one."""
     if not isinstance(valid, float) or not 0 < valid < 1:
-        raise ConfigError(f"{root} has no validation pictures of its own; say which share to hold out, such as valid=0.2 (got {valid!r})")
+        raise ConfigError(
+            f"{root} has no validation pictures of its own; say which share to hold out, such as valid=0.2 "
+            f"(got {valid!r})"
+        )
     kept: tuple[list[Sample], list[Sample]] = ([], [])
     for sample in samples:
         name = sample.path.relative_to(root).as_posix()

@@ -118,7 +118,10 @@ def _new_head(saved: saving.SavedModel, data: DataLoaders, options: dict[str, An
     """
     config = saved.description["model"]
     if config is None:
-        raise LoadError(f"{saved.path} holds a {saved.description['model_class']}, which cannot be built by name; pass the model itself")
+        raise LoadError(
+            f"{saved.path} holds a {saved.description['model_class']}, which cannot be built by name; "
+            "pass the model itself"
+        )
     options = {name: value for name, value in config.items() if name != "arch"} | options
     if options["channels"] != data.channels:
         raise ConfigError(f"{saved.path} was trained on {options['channels']} channels, the data has {data.channels}")

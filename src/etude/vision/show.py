@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 RIGHT, WRONG = "#3a7d44", "#c1121f"
 
 
-def draw_predictions(learner: Learner, predictions: Predictions, path: Path, *, rows: int = 4, columns: int = 9) -> None:
+def draw_predictions(
+    learner: Learner, predictions: Predictions, path: Path, *, rows: int = 4, columns: int = 9
+) -> None:
     """A grid of validation pictures with what the model says: its mistakes first, then its least sure right answers.
 
     Args:
@@ -34,7 +36,7 @@ def draw_predictions(learner: Learner, predictions: Predictions, path: Path, *, 
     probability, guess = predictions.output.max(1)
     # mistakes have rank 0, right answers 1; within each the doubtful ones come first
     rank = (guess == predictions.targets).float() + probability * 0.5
-    figure, axes = new_figure(rows, columns, width=1.3 * columns, height=1.55 * rows)
+    figure, _ = new_figure(rows, columns, width=1.3 * columns, height=1.55 * rows)
     for axis, i in zip(figure.axes, rank.argsort().tolist(), strict=False):
         right = int(guess[i]) == int(predictions.targets[i])
         axis.imshow(_as_image(valid.inputs[i]), cmap="gray_r")

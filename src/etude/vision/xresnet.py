@@ -36,7 +36,14 @@ class ResBlock(nn.Module):
     """
 
     def __init__(
-        self, expansion: int, in_width: int, width: int, *, stride: int = 1, activation: str = "relu", blur: bool = False
+        self,
+        expansion: int,
+        in_width: int,
+        width: int,
+        *,
+        stride: int = 1,
+        activation: str = "relu",
+        blur: bool = False,
     ) -> None:
         super().__init__()
         in_channels, channels = in_width * expansion, width * expansion
@@ -50,7 +57,9 @@ class ResBlock(nn.Module):
         self.convs = nn.Sequential(*layers)
         # ceil_mode: an odd map (7) must come out as large (4) as from the padded 3x3 convolution
         self.pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride, ceil_mode=True)
-        self.idconv = nn.Identity() if in_channels == channels else conv_layer(in_channels, channels, 1, activation=None)
+        self.idconv = (
+            nn.Identity() if in_channels == channels else conv_layer(in_channels, channels, 1, activation=None)
+        )
         self.activation = activation_layer(activation)
 
     @override
@@ -93,16 +102,13 @@ class XResNet(nn.Sequential):
         # (channels + 1) * 8 keeps 3 channels at 32 and every width a multiple of 8, which tensor cores like
         stem = [channels, (channels + 1) * 8, 64, 64]
         widths = [64 // expansion, 64, 128, 256, 512]
-        style = {"activation": activation, "blur": blur_pool}
+        stage = partial(_stage, expansion, activation=activation, blur=blur_pool)
         super().__init__(
             conv_layer(stem[0], stem[1], stride=stem_stride, activation=activation, blur=blur_pool),
             conv_layer(stem[1], stem[2], activation=activation),
             conv_layer(stem[2], stem[3], activation=activation),
             _max_pool(stem[3], blur=blur_pool),
-            *(
-                _stage(expansion, widths[i], widths[i + 1], count, stride=1 if i == 0 else 2, **style)
-                for i, count in enumerate(num_blocks)
-            ),
+            *(stage(widths[i], widths[i + 1], count, stride=1 if i == 0 else 2) for i, count in enumerate(num_blocks)),
             AdaptiveConcatPool2d() if concat_pool else nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Linear(widths[-1] * expansion * (2 if concat_pool else 1), num_classes),
@@ -127,7 +133,7 @@ class XResNet(nn.Sequential):
         return [list(self[:8].parameters()), list(self[8:].parameters())]
 
     @override
-    def __getitem__(self, index: int | slice) -> nn.Module:  # type: ignore[override]  # a part is not an XResNet
+    def __getitem__(self, index: int | slice) -> nn.Module:
         """A child, or a plain `nn.Sequential` of several: `model[:8]` is the body."""
         return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else list(self)[index]
 

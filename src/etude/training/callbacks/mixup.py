@@ -106,7 +106,7 @@ def draw_weights(alpha: float, num: int, generator: torch.Generator | None = Non
 def mix(
     x: Shaped[Tensor, "batch ..."], partner: Int[Tensor, "batch"], weight: Float[Tensor, "batch"]
 ) -> Float[Tensor, "batch ..."]:
-    """weight * x + (1 - weight) * x[partner], for any rank; integer pixels become float32."""
+    """Weight * x + (1 - weight) * x[partner], for any rank; integer pixels become float32."""
     x = x if x.is_floating_point() else x.float()
     other = x.index_select(0, partner)
     return other.lerp(x, per_sample_view(weight.to(x.dtype), x))

@@ -49,7 +49,7 @@ class Scheduler(Callback):
                 raise ConfigError(f"{type(learner.optimizer).__name__} has no {name!r} to schedule")
             if len(given) not in (1, count):
                 raise ConfigError(
-                    f"{len(given)} schedules of {name} for {count} layer groups; give one for all, or one for each group"
+                    f"{len(given)} schedules of {name} for {count} layer groups; give one, or one for each group"
                 )
 
     @override

@@ -1,0 +1,71 @@
+"""Shapes and types are checked at run time in tests, and only there."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import os
+import pkgutil
+import sys
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+
+REPO = Path(__file__).parent.parent
+
+# jaxtyping decorates every function of the package as it is imported. The package imports jaxtyping's names for type
+# checkers only, so they are lent to it here.
+for _name in ("Bool", "Float", "Int", "Shaped", "UInt8"):
+    setattr(builtins, _name, getattr(jaxtyping, _name))
+jaxtyping.install_import_hook("etude", "runtime_types.checked")
+
+
+def _import_for_type_checkers(module: object, source: str) -> None:
+    """Execute a module's `if TYPE_CHECKING:` imports, so that the names in its annotations can be looked up."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            exec(compile(ast.Module(node.body, []), "TYPE_CHECKING", "exec"), vars(module))
+
+
+def _import_everything() -> None:
+    import etude
+
+    names = [info.name for info in pkgutil.walk_packages(etude.__path__, "etude.") if not info.name.endswith("__main__")]
+    modules = [importlib.import_module(name) for name in names]
+    for module in modules:
+        assert module.__file__ is not None
+        _import_for_type_checkers(module, Path(module.__file__).read_text(encoding="utf-8"))
+
+
+_import_everything()
+
+
+@pytest.fixture(autouse=True)
+def _quiet_machine() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """The folder with the real archives; a test that needs it skips where it is not."""
+    folder = Path(os.environ.get("ETUDE_TEST_DATA", REPO.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("real archives are not at hand; name their folder in ETUDE_TEST_DATA")
+    return folder
+
+
+@pytest.fixture
+def etude_command() -> list[str]:
+    return [sys.executable, "-m", "etude"]
+
+
+@pytest.fixture
+def without_type_checks():
+    """For tests of what a user sees who runs no type checker."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
