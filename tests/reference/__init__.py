@@ -1,0 +1,1 @@
+"""Textbook forms that the tests compare the library with."""
