@@ -17,7 +17,7 @@ FLOW, CHANGE, WATCH = "#dce9f5", "#d8efdc", "#fdf0cf"
 EDGE: Final = {FLOW: "#5b8db8", CHANGE: "#4f9a5f", WATCH: "#c79a2b"}
 LEFT, RIGHT, WIDTH, HEIGHT = 2.35, 6.55, 3.0, 0.88
 """Middle of the two columns, width and height of a box, in inches."""
-TOP, ROW = 7.1, 1.23
+TOP, ROW = 7.35, 1.23
 """Middle of the first row, and the distance between rows."""
 
 
@@ -32,6 +32,9 @@ class Box(NamedTuple):
     color: str = FLOW
 
 
+WATCHERS: Final = -1.42
+"""The row of the watchers, above the first one."""
+
 BOXES: Final = (
     Box(LEFT, 0, "raw batch", "uint8 pixels, targets, index", "data/loaders.py"),
     Box(LEFT, 1, "augment", "random, keyed by seed, epoch, index", "vision/augment.py"),
@@ -42,10 +45,10 @@ BOXES: Final = (
     Box(RIGHT, 5, "backward", "gradients of a window add up", "training/loop.py"),
     Box(RIGHT, 3, "transform_grads", "each callback: gradients in place", "training/callbacks/clip.py", CHANGE),
     Box(RIGHT, 2, "finite guard", "anything infinite or NaN: no update", "training/finite.py"),
-    Box(RIGHT, 1, "optimizer", "new weights, gradients cleared", "training/optimizer.py"),
+    Box(RIGHT, 1, "optimizer", "new weights, gradients cleared", "optim.py, or torch.optim"),
     Box(RIGHT, 0, "StepOutput", "loss, preds, batch, updated", "types.py"),
-    Box(LEFT, -1.42, "before_step", "once per window, such as the Scheduler", "training/callbacks/scheduler.py", WATCH),
-    Box(RIGHT, -1.42, "after_step", "once per batch, such as Record", "training/callbacks/record.py", WATCH),
+    Box(LEFT, WATCHERS, "before_step", "once per window: Scheduler", "training/callbacks/scheduler.py", WATCH),
+    Box(RIGHT, WATCHERS, "after_step", "once per batch: Record, ShowProgress", "training/callbacks/record.py", WATCH),
 )
 
 VERBS: Final = (
@@ -59,10 +62,10 @@ VERBS: Final = (
 
 def draw_step() -> Any:
     """The whole figure; one unit of its coordinates is one inch."""
-    figure, axes = new_figure(1, 1, width=8.9, height=9.2)
+    figure, axes = new_figure(1, 1, width=8.9, height=9.75)
     figure.set_layout_engine("none")
     axes.set_position((0, 0, 1, 1))
-    axes.set(xlim=(0, 8.9), ylim=(0, 9.2))
+    axes.set(xlim=(0, 8.9), ylim=(0, 9.75))
     axes.set_axis_off()
     _frame(axes)
     for box in BOXES:
@@ -92,11 +95,11 @@ def _frame(axes: Any) -> None:
     bottom, top = _y(5) - 0.72, _y(0) + 0.84
     _rectangle(axes, (4.45, (bottom + top) / 2), (8.6, top - bottom), SHEET, LINE).set(zorder=0)
     axes.text(
-        4.45, top, "supervised_step(learner, batch) -> StepOutput", fontsize=11.5, fontweight="bold", color=INK,
+        4.45, top, "supervised_step(learner, batch) -> StepOutput", fontsize=11, fontweight="bold", color=INK,
         family="monospace", ha="center", va="center", zorder=5,
         bbox={"facecolor": PAPER, "edgecolor": LINE, "boxstyle": "round,pad=0.45"},
     )  # fmt: skip
-    axes.text(8.6, bottom + 0.1, "training/step.py", fontsize=9.5, color=SOFT, family="monospace", ha="right")
+    axes.text(0.85, bottom + 0.1, "training/step.py", fontsize=9.5, color=SOFT, family="monospace", ha="left")
 
 
 def _box(axes: Any, box: Box) -> None:
@@ -129,15 +132,15 @@ def _flow(axes: Any) -> None:
     axes.text(LEFT + 0.15, _y(4.5), "predictions", ha="left", **note)
     axes.text(RIGHT + 0.15, _y(4), "at the end of a window", ha="left", **note)
     # watchers stand outside and only look
-    for column, ends in ((LEFT, (-1.42, 0)), (RIGHT, (0, -1.42))):
-        start, end = (_y(row) for row in ends)
-        down = -1 if end < start else 1
-        _arrow(axes, (column, start + down * half), (column, end - down * half), EDGE[WATCH], linestyle=":")
+    outside, inside = _y(WATCHERS) - half, _y(0) + half
+    for x, start, end in ((LEFT - 0.7, outside, inside), (RIGHT + 0.7, inside, outside)):
+        axes.plot([x, x], [start, end], color=EDGE[WATCH], linewidth=1.7, linestyle=":")
+        _arrow(axes, (x, end + 0.02 * (start - end)), (x, end), EDGE[WATCH])
     # the optimizer's weights are the next forward pass's
     dashes = {"color": SOFT, "linewidth": 1.3, "linestyle": (0, (4, 3))}
     axes.plot([RIGHT - WIDTH / 2, middle, middle], [_y(1), _y(1), _y(4)], zorder=1, **dashes)
     _arrow(axes, (middle, _y(4)), (LEFT + WIDTH / 2, _y(4)), **dashes)
-    axes.text(middle + 0.1, _y(3.55), "weights\nof the\nnext step", ha="left", **note)
+    axes.text(middle + 0.1, _y(3.8), "new\nweights", ha="left", **note)
 
 
 def _verb(axes: Any, name: str, side: int, first: int, last: int) -> None:
@@ -147,7 +150,7 @@ def _verb(axes: Any, name: str, side: int, first: int, last: int) -> None:
     out = edge + 0.1 * side
     axes.plot([edge, out, out, edge], [high, high, low, low], color=INK, linewidth=1.4)
     axes.text(
-        out + 0.2 * side, (high + low) / 2, name.replace(".", "\n.") if first == last else name, fontsize=10.5,
+        out + 0.2 * side, max((high + low) / 2, _y(5) + 0.25), name, fontsize=10.5,
         family="monospace", fontweight="bold", color=INK, rotation=90, ha="center", va="center",
     )  # fmt: skip
 
@@ -158,8 +161,8 @@ def _legend(axes: Any) -> None:
         (3.05, CHANGE, "a callback transforms a value"),
         (6.2, WATCH, "a callback only watches"),
     ):
-        _rectangle(axes, (x, -0.0 + 0.1), (0.26, 0.2), color, EDGE[color]).set(clip_on=False)
-        axes.text(x + 0.24, 0.1, text, fontsize=10, color=INK, va="center")
+        _rectangle(axes, (x, 0.25), (0.26, 0.2), color, EDGE[color])
+        axes.text(x + 0.24, 0.25, text, fontsize=10, color=INK, va="center")
 
 
 def main(folder: Path = IMAGES) -> None:

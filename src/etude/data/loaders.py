@@ -99,12 +99,12 @@ class PlainLoader:
         DataError: something else came out of it.
     """
 
-    def __init__(self, iterable: Iterable[Any]) -> None:
+    def __init__(self, iterable: Any) -> None:
         if isinstance(iterable, Dataset):
             raise ConfigError(
                 "got a Dataset; wrap it: torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True)"
             )
-        if not isinstance(iterable, Sized):
+        if not isinstance(iterable, Sized) or not isinstance(iterable, Iterable):
             raise ConfigError(
                 f"{type(iterable).__name__} has no len(), so a schedule cannot know where it ends. "
                 "Give the loader a __len__ that returns its number of batches."
