@@ -127,7 +127,7 @@ def test_the_check_changes_no_gradient(dtype):
     weight = nn.Parameter(torch.zeros_like(grad))
     guard = FiniteGuard(nn.Identity(), torch.optim.SGD([weight], lr=0.1), torch.device("cpu"))
 
-    assert guard.step([grad])
+    assert guard.step([], [grad])
     assert torch.equal(grad, before)
 
 

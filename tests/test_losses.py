@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import textbook
 from torch import nn
 
 from etude import ConfigError, LabelSmoothingCrossEntropy, losses
 from etude.types import MixedTargets
+from reference import textbook
 
 LAW = settings(max_examples=50, deadline=None, derandomize=True)
 REDUCTIONS = ("mean", "sum", "none")
@@ -176,14 +176,14 @@ def _needs_no_reduction(preds, targets):
         (_defaults_to_sum, "sum"),
         (_needs_no_reduction, "mean"),
     ],
-    ids=str,
+    ids=["mean", "sum", "none", "function", "partial sum", "partial mean", "default sum", "no argument"],
 )
 def test_reduction_of_reads_modules_functions_and_partials(loss_fn, expected):
     assert losses.reduction_of(loss_fn) == expected
 
 
 def test_reduction_of_a_loss_without_a_python_signature():
-    """torch's own compiled functions have none; a learner asks every loss for its reduction."""
+    """Torch's own compiled functions have none; a learner asks every loss for its reduction."""
     assert losses.reduction_of(torch.dist) == "mean"
 
 
@@ -270,7 +270,11 @@ def test_a_sample_marked_as_ignored_costs_nothing(smoothing):
     torch.testing.assert_close(ours, F.cross_entropy(preds, targets, label_smoothing=smoothing, reduction="none"))
 
 
-@pytest.mark.parametrize("loss_fn", [F.cross_entropy, nn.CrossEntropyLoss(), LabelSmoothingCrossEntropy(0.0)], ids=str)
+@pytest.mark.parametrize(
+    "loss_fn",
+    [F.cross_entropy, nn.CrossEntropyLoss(), LabelSmoothingCrossEntropy(0.0)],
+    ids=["function", "module", "ours"],
+)
 def test_a_masked_class_costs_nothing_without_smoothing(loss_fn):
     """A score of -inf rules a class out; nothing times infinity must not become NaN."""
     preds, targets = _scores(4, 3)

@@ -121,7 +121,12 @@ class PlainLoader:
             if isinstance(sampler, torch.utils.data.distributed.DistributedSampler):
                 sampler.set_epoch(epoch)
         for i, item in enumerate(self.iterable):
-            yield to_device(as_batch(item, f"batch {i}"), device)
+            batch = item if isinstance(item, Batch) else as_batch(item, i)
+            inputs, targets = batch.inputs, batch.targets
+            ready = (
+                isinstance(inputs, Tensor) and isinstance(targets, Tensor) and inputs.device == targets.device == device
+            )
+            yield batch if ready and batch.weight is None else to_device(batch, device)
 
 
 @dataclass
@@ -176,18 +181,16 @@ def as_loader(source: Any) -> Loader:
     return source if isinstance(source, Loader) else PlainLoader(source)
 
 
-def as_batch(item: Any, where: str = "the batch") -> Batch:
-    """A `Batch` from what a loader yields.
+def as_batch(item: Any, number: int) -> Batch:
+    """A `Batch` from the pair that a loader yields.
 
     Raises:
-        DataError: naming what came, and where.
+        DataError: naming what came instead, and in which batch.
     """
-    if isinstance(item, Batch):
-        return item
     if isinstance(item, tuple | list) and len(item) == 2:
         return Batch(item[0] if not isinstance(item[0], list) else tuple(item[0]), item[1])
     kind = f"a {type(item).__name__}" + (f" of {len(item)}" if isinstance(item, tuple | list) else "")
-    raise DataError(f"{where} is {kind}; expected (inputs, targets) or etude.Batch(inputs, targets, weight=...)")
+    raise DataError(f"batch {number} is {kind}; expected (inputs, targets) or etude.Batch(inputs, targets, weight=...)")
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -9,7 +9,7 @@ already spoilt them when a bad value is found.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import groupby
 from typing import Final, NamedTuple, final
 
@@ -62,36 +62,33 @@ class FiniteGuard:
         self._flag, self._good_steps = self._state[0], self._state[1]
         self._one = torch.ones((), device=device)
         self._peek = None if self._deferred else self._flag.numpy()
+        kinds = {_device_and_type(tensor) for group in optimizer.param_groups for tensor in group["params"]}
+        self._one_kind = kinds == {(device, torch.float32)}
         self._skips_itself = bool(vars(optimizer).get("_step_supports_amp_scaling"))
         self._buffers = sorted((buffer for buffer in model.buffers() if buffer.numel()), key=lambda b: str(b.dtype))
         self._kept = self._flat_buffers()
-        self._losses: list[Tensor] = []
         self._looks: deque[_Look] = deque()
         self._since_look: list[BadStep] = []
 
     def before_step(self) -> None:
         """Keep the running statistics as they are before a step's first forward pass, unless the flag is up."""
+        if not self._buffers:
+            return
         for kept, now in zip(self._kept, self._flat_buffers(), strict=True):
             torch.where(self._flag > 0, kept, now, out=kept)
 
-    def watch(self, loss: Tensor) -> None:
-        """Look at this loss, too, when the step is made."""
-        self._losses.append(loss.detach())
-
-    def forget(self) -> None:
-        """Drop the losses of a step that is not going to be made."""
-        self._losses.clear()
-
-    def step(self, grads: Sequence[Tensor]) -> bool | Tensor:
+    def step(self, losses: list[Tensor], grads: list[Tensor]) -> bool | Tensor:
         """Look at this step's losses and gradients and let the optimizer step if all are finite.
 
         Returns:
             Whether the weights were updated; a tensor where only the device knows.
         """
-        losses, self._losses = self._losses, []
-        for _, alike in groupby((*losses, *grads), key=_device_and_type):
+        values = losses + grads
+        simple = self._one_kind and losses and losses[-1].dtype == torch.float32
+        alike = [values] if simple else [list(group) for _, group in groupby(values, key=_device_and_type)]
+        for group in alike:
             # torch's one fused check: it multiplies by one, which changes nothing, and raises the flag
-            torch._amp_foreach_non_finite_check_and_unscale_(list(alike), self._flag, self._one)
+            torch._amp_foreach_non_finite_check_and_unscale_(group, self._flag, self._one)
         if self._peek is not None:
             if self._peek:
                 return False

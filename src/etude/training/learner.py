@@ -184,14 +184,14 @@ class Learner:
 
     def forward(self, batch: Batch) -> tuple[Tensor, Any]:
         """The loss and the predictions of a batch: the model inside autocast, the loss outside it, in float32."""
-        preds = self._run(self._call, batch, self._precision_now())
+        preds = self._run(self._call, batch, self.precision or self._precision_now())
         return losses.apply(self.loss_fn, preds, batch.targets, batch.weight), preds
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this batch's share of the step."""
         if loss.ndim:
             raise ConfigError(f"the loss must be one number, got shape {tuple(loss.shape)}; use reduction='mean'")
-        self.running().backward(loss)
+        (self._loop or self.running()).backward(loss)
 
     def update(self) -> bool | Tensor:
         """At the end of a window of accumulated batches: transform the gradients, step, clear them.
@@ -199,7 +199,7 @@ class Learner:
         Returns:
             Whether the weights changed; a tensor where only the device knows.
         """
-        return self.running().update()
+        return (self._loop or self.running()).update()
 
     # -- without training -----------------------------------------------------------------------------------------
 

@@ -50,6 +50,7 @@ class Loop:
         self._share = 1.0
         self._window_ends = True
         self._skip = ""
+        self._losses: list[Tensor] = []
 
     def run(self, num_epochs: int, resume: snapshot.Snapshot | None = None) -> History:
         """Train to the end, or until a callback stops the fit or something fails."""
@@ -116,33 +117,35 @@ class Loop:
         learner, progress = self.learner, self.learner.progress
         self.events.notify("before_step", learner)
         self.guard.before_step()
-        self._skip = ""
+        self._skip, self._losses = "", []
         total = sum(batch.size for batch in window) if len(window) > 1 else 0
         for i, raw in enumerate(window, 1):
             self._window_ends = i == len(window)
             # a batch's mean counts by its size: the sum over the window is then the mean over all its samples
             self._share = raw.size / total if total and not self.loss_is_sum else 1.0
-            output = self._train_batch(raw)
+            try:
+                output = learner.step(learner, raw)
+            except SkipStep as skip:
+                output = self._skipped(raw, skip)
             progress.batch += 1
             if self._window_ends:
-                self._raise_if_bad(self.guard.find_bad(progress.fit_step, output.batch))
+                if output.updated is not True:
+                    self._raise_if_bad(self.guard.find_bad(progress.fit_step, output.batch))
                 progress.step += 1
                 progress.fit_step += 1
             meter.add(output)
             self.events.notify("after_step", learner, output.batch, output)
 
-    def _train_batch(self, raw: Batch) -> StepOutput:
-        try:
-            return self.learner.step(self.learner, raw)
-        except SkipStep as skip:
-            self._skip = str(skip) or "no reason given"
-            self.update()
-            nothing = torch.full((), torch.nan, device=self.learner.device)
-            return StepOutput(nothing, None, raw, updated=False)
+    def _skipped(self, raw: Batch, skip: SkipStep) -> StepOutput:
+        """What a batch gives that a callback refused before the model ran."""
+        self._skip = str(skip) or "no reason given"
+        self.update()
+        nothing = torch.full((), torch.nan, device=self.learner.device)
+        return StepOutput(nothing, None, raw, updated=False)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one batch's share of the window."""
-        self.guard.watch(loss)
+        self._losses.append(loss.detach())
         (loss if self._share == 1.0 else loss * self._share).backward()
 
     def update(self) -> bool | Tensor:
@@ -156,10 +159,10 @@ class Loop:
             self._skip = str(skip) or "no reason given"
         updated: bool | Tensor = False
         if self._skip:
-            self.guard.forget()
             self.history.notes.append(f"step {self.learner.progress.step + 1} skipped: {self._skip}")
         else:
-            updated = self.guard.step([tensor.grad for tensor in self._tensors if tensor.grad is not None])
+            grads = [tensor.grad for tensor in self._tensors if tensor.grad is not None]
+            updated = self.guard.step(self._losses, grads)
         self.optimizer.zero_grad(set_to_none=True)
         return updated
 
