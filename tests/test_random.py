@@ -25,7 +25,7 @@ def test_a_key_is_a_63_bit_function_of_its_arguments(seed, counters):
 
 def test_a_key_is_the_same_in_every_process_and_on_every_machine():
     """The number itself: a change would change every order, split and augmentation ever drawn."""
-    assert random.key(42, "order", 0) == 4655129294396262446
+    assert random.key(42, "order", 0) == 5807841735191177143
 
 
 def test_keys_differ_in_every_argument():

@@ -36,8 +36,8 @@ WATCHERS: Final = -1.42
 """The row of the watchers, above the first one."""
 
 BOXES: Final = (
-    Box(LEFT, 0, "raw batch", "uint8 pixels, targets, index", "data/loaders.py"),
-    Box(LEFT, 1, "augment", "random, keyed by seed, epoch, index", "vision/augment.py"),
+    Box(LEFT, 0, "raw batch", "uint8 pixels, targets, indices", "data/loaders.py"),
+    Box(LEFT, 1, "augment", "random, keyed by seed, epoch, sample", "vision/augment.py"),
     Box(LEFT, 2, "transform_batch", "each callback: batch in, batch out", "training/callbacks/mixup.py", CHANGE),
     Box(LEFT, 3, "preprocess", "middle window, scale, normalize", "vision/data.py"),
     Box(LEFT, 4, "model", "inside autocast", "training/precision.py"),

@@ -16,7 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Shaped
 
-Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
+Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 Inputs: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 

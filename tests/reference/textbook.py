@@ -56,6 +56,12 @@ def mixup(x: Tensor, distribution: Tensor, partner: Tensor, weight: Tensor) -> t
     return torch.stack(mixed_x), torch.stack(mixed_y)
 
 
+def mean_larger_share(alpha: float) -> float:
+    """The mean of max(w, 1 - w) for w from Beta(alpha, alpha): 1/2 and the mean distance of w from there."""
+    beta = math.gamma(alpha) ** 2 / math.gamma(2 * alpha)
+    return 0.5 + 4**-alpha / (alpha * beta)
+
+
 # -- schedules --------------------------------------------------------------------------------------------------------
 
 

@@ -44,25 +44,24 @@ def demo(train: TrainOptions = DemoOptions(), run: RunOptions = RunOptions()) ->
     from etude.vision.show import draw_predictions
 
     say = (lambda *_: None) if run.quiet else print
-    folder = new_run_folder("demo", run.run_dir)
     data = digits(train.seed, train.batch_size)
-    say(f"{data.description}; writing to {folder}")
-    keep = KeepRun(folder, flags(train, run))
     learner = vision.learner(
         "lesson_cnn",
         data,
         mixup=train.mixup,
         label_smoothing=train.label_smoothing,
         optimizer=adamw(weight_decay=train.weight_decay),
-        callbacks=[keep],
         precision=train.precision,
         device=train.device,
         progress=not run.quiet,
         widths=[64, 128, 256],
         stem_stride=1,
     )
+    folder = new_run_folder("demo", run.run_dir)
+    say(f"{data.description}; writing to {folder}")
+    keep = KeepRun(folder, flags(train, run))
     started = time.perf_counter()
-    learner.fit(train.epochs, lr=train.lr)
+    learner.fit(train.epochs, lr=train.lr, callbacks=[keep])
     seconds = time.perf_counter() - started
     predictions = learner.predict()
     draw_predictions(learner, predictions, folder / "predictions.png")

@@ -1,0 +1,166 @@
+"""The command line: instant help, exit codes, one JSON object, and a run folder that other tools can rely on."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+import etude
+from etude import cli
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["--version"]], ids=" ".join)
+def test_help_does_not_import_torch(etude_command, arguments):
+    """The 0.4 s of the goal are timed by `benchmarks/startup.py`; here only their cause is checked."""
+    code = (
+        "import sys; from etude.cli import run_command\n"
+        f"code = run_command({arguments!r})\n"
+        "assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([etude_command[0], "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["demo", "--epoch", "3"], "Did you mean --epochs?"),
+        (["demo", "--epochs", "many"], "--epochs"),
+        (["dmo"], 'Did you mean "demo"?'),
+        (["demo", "--precision", "fp8"], "fp8"),
+        (["demo", "--epochs", "0", "--run-dir", "x"], "num_epochs must be at least 1"),
+        (["demo", "--device", "warp", "--run-dir", "x"], "device 'warp' cannot be used"),
+        (["demo", "--mixup", "-1", "--run-dir", "x"], "alpha must be positive"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+@pytest.mark.usefixtures("without_type_checks")
+def test_wrong_usage_exits_with_2_and_one_clear_line(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = cli.run_command(arguments)
+    errors = capsys.readouterr().err
+
+    assert code == 2, errors
+    assert words in re.sub(r"\s+", " ", errors.replace("│", " "))
+    assert "Traceback" not in errors
+
+
+def test_a_folder_that_holds_something_is_not_touched(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("precious")
+
+    assert cli.run_command(["demo", "--run-dir", str(tmp_path)]) == 2
+    assert "not an empty folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One short real run of the demo."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    command = f"{sys.executable} -m etude demo --epochs 3 --seed 7 --run-dir {folder} --json"
+    done = subprocess.run(command.split(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_the_last_line_is_one_json_object(run):
+    folder, done = run
+    result = json.loads(done.stdout.splitlines()[-1])
+
+    assert result["run"] == str(folder)
+    assert 0.9 < result["valid_accuracy"] <= 1
+    assert result["train_seconds"] > 0
+    assert result == json.loads((folder / "result.json").read_text())
+
+
+def test_the_run_folder_holds_what_was_promised(run):
+    folder, _ = run
+    names = {path.name for path in folder.iterdir()}
+
+    assert names >= {
+        "config.json",
+        "environment.json",
+        "history.jsonl",
+        "incidents.jsonl",
+        "result.json",
+        "curves.png",
+        "predictions.png",
+        "checkpoints",
+        "model.safetensors",
+        "model.json",
+    }
+    assert not [name for name in names if name.endswith(".part")]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["options"]["seed"] == config["seed"] == 7
+    assert config["callbacks"][1].startswith("MixUp(alpha=0.2")
+    assert config["precision"] == "fp32"
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["packages"]["torch"]
+    assert {"threads", "machine", "git", "command", "python"} <= set(environment)
+    assert (folder / "incidents.jsonl").read_text() == ""
+    with Image.open(folder / "curves.png") as picture:
+        assert picture.size[0] > 1000
+
+
+def test_the_history_has_every_step_and_every_epoch(run):
+    lines = [json.loads(line) for line in (run[0] / "history.jsonl").read_text().splitlines()]
+    steps, epochs = ([line for line in lines if line["kind"] == kind] for kind in ("step", "epoch"))
+
+    assert [line["step"] for line in steps] == list(range(1, 67))
+    assert [line["epoch"] for line in epochs] == [1, 2, 3]
+    assert all(line["loss"] > 0 and line["lr"] > 0 for line in steps)
+    assert steps[0]["lr"] == pytest.approx(1e-3)
+
+
+def test_the_trained_model_can_be_loaded(run):
+    from etude.recipes.demo import digits
+
+    learner = etude.load(run[0])
+    valid = digits().valid
+    accuracy = learner.predict(valid.inputs).output.argmax(1).eq(valid.targets).float().mean()
+
+    result = json.loads((run[0] / "result.json").read_text())
+    assert float(accuracy) == pytest.approx(result["valid_accuracy"], abs=1e-6)
+
+
+def test_the_same_seed_gives_the_same_run(run, tmp_path):
+    torch.set_num_threads(json.loads((run[0] / "environment.json").read_text())["threads"])
+    cli.run_command(["demo", "--epochs", "3", "--seed", "7", "--run-dir", str(tmp_path / "again")])
+    again = (tmp_path / "again" / "model.safetensors").read_bytes()
+
+    assert again == (run[0] / "model.safetensors").read_bytes()
+
+
+def test_quiet_prints_the_json_line_only(tmp_path, capsys):
+    assert cli.run_command(["demo", "--epochs", "1", "--run-dir", str(tmp_path / "run"), "--quiet", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+
+    assert json.loads(line)["epochs"] == 1
+
+
+def test_ctrl_c_exits_with_130_and_leaves_a_note(etude_command, tmp_path):
+    folder = tmp_path / "run"
+    command = [*etude_command, "demo", "--epochs", "500", "--run-dir", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if (folder / "checkpoints" / "last.safetensors").exists():
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "KeyboardInterrupt" in (folder / "incidents.jsonl").read_text()
+    assert not (folder / "result.json").exists()
