@@ -40,7 +40,9 @@ def _functions(node: ast.AST, prefix: str):
 
 def _docstring_lines(node: ast.FunctionDef) -> int:
     first = node.body[0]
-    is_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    is_text = (
+        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    )
     return first.end_lineno - first.lineno + 1 if is_text else 0
 
 

@@ -33,7 +33,9 @@ def _import_for_type_checkers(module: object, source: str) -> None:
 def _import_everything() -> None:
     import etude
 
-    names = [info.name for info in pkgutil.walk_packages(etude.__path__, "etude.") if not info.name.endswith("__main__")]
+    names = [
+        info.name for info in pkgutil.walk_packages(etude.__path__, "etude.") if not info.name.endswith("__main__")
+    ]
     modules = [importlib.import_module(name) for name in names]
     for module in modules:
         assert module.__file__ is not None

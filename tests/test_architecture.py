@@ -72,9 +72,7 @@ def test_no_dynamic_tricks():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.ClassDef):
-                found += [
-                    f"{where} __getattr__" for item in node.body if getattr(item, "name", "") == "__getattr__"
-                ]
+                found += [f"{where} __getattr__" for item in node.body if getattr(item, "name", "") == "__getattr__"]
             if isinstance(node, ast.Name) and node.id == "hasattr":
                 found.append(f"{where} hasattr")
             if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
@@ -96,7 +94,9 @@ def test_exported_names():
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys, etude, etude.cli; print([m for m in ('torch', 'numpy', 'matplotlib', 'PIL') if m in sys.modules])"
+    code = (
+        "import sys, etude, etude.cli; print([m for m in ('torch', 'numpy', 'matplotlib', 'PIL') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"

@@ -24,7 +24,7 @@ SHIPPED = {
     "save best": lambda: SaveBest("valid_accuracy"),
     "debug": lambda: Debug("after_step", call=lambda *_: None, times=3),
     "scheduler": lambda: Scheduler({"weight_decay": lambda position: 0.1 * position}),
-    "hold norms": HoldNorms,
+    "hold norms": lambda: HoldNorms(["1"]),
     "progress": etude.ShowProgress,
 }
 
@@ -75,7 +75,9 @@ class _Unkeepable(Callback):
 
 
 @pytest.mark.parametrize(
-    ("make", "broken"), [(_Forgetful, "resumed run differs"), (_Unkeepable, "cannot keep")], ids=["forgets", "unkeepable"]
+    ("make", "broken"),
+    [(_Forgetful, "resumed run differs"), (_Unkeepable, "cannot keep")],
+    ids=["forgets", "unkeepable"],
 )
 def test_check_callback_finds_broken_ones(make, broken):
     with pytest.raises(AssertionError, match=broken):
@@ -105,7 +107,13 @@ def _learner(**options) -> Learner:
     inputs = torch.randn(64, 4)
     batches = [(x, x[:, :3].argmax(1)) for x in inputs.split(16)]
     return Learner(
-        nn.Linear(4, 3), (batches, batches), nn.CrossEntropyLoss(), torch.optim.SGD, progress=False, device="cpu", **options
+        nn.Linear(4, 3),
+        (batches, batches),
+        nn.CrossEntropyLoss(),
+        torch.optim.SGD,
+        progress=False,
+        device="cpu",
+        **options,
     )
 
 
@@ -124,7 +132,14 @@ def test_a_schedule_for_every_layer_group_reaches_its_own_group():
     seen = []
     look = Debug("after_step", call=lambda learner, *_: seen.append([g["lr"] for g in learner.optimizer.param_groups]))
     learner = Learner(
-        model, batches, nn.CrossEntropyLoss(), torch.optim.SGD, groups=list, callbacks=[look], progress=False, device="cpu"
+        model,
+        batches,
+        nn.CrossEntropyLoss(),
+        torch.optim.SGD,
+        groups=list,
+        callbacks=[look],
+        progress=False,
+        device="cpu",
     )
     before = model[0].weight.clone()
     learner.fit(1, lr=[0.0, 0.03], schedule=etude.flat)

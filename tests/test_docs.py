@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import inspect
 import re
 import runpy
 import shlex
 import textwrap
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from etude import vision
+from etude import ArrayLoader, DataLoaders, Learner, MixUp, NonFiniteError, accuracy, flat, flat_cosine, one_cycle
 from etude.cli import app
+from etude.optim import sgd
+from etude.recipes.demo import digits
 from etude.training.callbacks.mixup import draw_weights
+from etude.vision import LessonCNN
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -178,3 +183,158 @@ def test_both_readmes_show_the_same_code():
     shown = [[block[:2] for block in blocks(ROOT / name)] for name in ("README.md", "README.zh-CN.md")]
 
     assert shown[0] == shown[1]
+
+
+# -- what the pages claim ---------------------------------------------------------------------------------------------
+
+
+def code_lines(page: str, start: str, end: str) -> int:
+    """Lines of code from the one that starts with `start` to the one before `end`, empty ones not counted."""
+    text = next(block.text for block in blocks(DOCS / page) if f"\n{start}" in block.text)
+    part = text[text.index(start) :].split(end)[0]
+    return sum(1 for line in part.splitlines() if line.strip())
+
+
+def test_own_steps_are_as_short_as_promised():
+    assert code_lines("your-own-step.md", "def sam_step", "\n\n\n") < 25
+    assert code_lines("your-own-step.md", "class GAN", "\n\n\n\n") < 40
+
+
+def sam_learner(page: dict, **options) -> Learner:
+    torch.manual_seed(0)
+    model = LessonCNN(10, channels=1, widths=[16, 32, 64], stem_stride=1)
+    step = page["sam_step"]
+    return Learner(
+        model, digits(), nn.CrossEntropyLoss(), sgd(), metrics=[accuracy], step=step, progress=False, **options
+    )
+
+
+@pytest.mark.parametrize("options", [{"accumulate": 2}, {"callbacks": [MixUp(0.2, at="1")]}], ids=["window", "mixup"])
+def test_sam_learns(run_page, options):
+    history = sam_learner(run_page("your-own-step.md"), **options).fit(5, lr=0.2)
+
+    assert history["valid_accuracy"][-1] > 0.85
+
+
+def test_sam_in_a_window_equals_the_mean_of_its_gradients(run_page):
+    """The first pass leaves no trace in what the window has gathered."""
+    step = run_page("your-own-step.md")["sam_step"]
+    inputs, targets = torch.randn(8, 4), torch.randn(8, 1)
+    start, grads = torch.nn.Linear(4, 1), []
+    for rows in (slice(4), slice(4, 8)):
+        model = copy.deepcopy(start)
+        first = torch.autograd.grad(
+            nn.functional.mse_loss(model(inputs[rows]), targets[rows]), list(model.parameters())
+        )
+        length = torch.nn.utils.get_total_norm(first)
+        with torch.no_grad():
+            for weight, grad in zip(model.parameters(), first, strict=True):
+                weight += 0.05 / length * grad
+        loss = nn.functional.mse_loss(model(inputs[rows]), targets[rows])
+        grads.append(torch.autograd.grad(loss, model.weight)[0])
+    batches = [(inputs[:4], targets[:4]), (inputs[4:], targets[4:])]
+    model = copy.deepcopy(start)
+    learner = Learner(
+        model, batches, nn.MSELoss(), sgd(lr=0.1, momentum=0.0), step=step, accumulate=2, device="cpu", progress=False
+    )
+    learner.fit(1)
+
+    torch.testing.assert_close(model.weight, start.weight - 0.1 * (grads[0] + grads[1]) / 2)
+
+
+def test_sam_keeps_finite_weights_when_a_batch_is_not(run_page):
+    inputs = torch.randn(48, 4)
+    inputs[40] = float("nan")
+    data = DataLoaders(ArrayLoader(inputs, torch.zeros(48, 1), batch_size=16))
+    step = run_page("your-own-step.md")["sam_step"]
+    learner = Learner(nn.Linear(4, 1), data, nn.MSELoss(), sgd(), step=step, device="cpu", progress=False)
+    with pytest.raises(NonFiniteError, match=r"step 3 .* the inputs of the batch"):
+        learner.fit(1, lr=0.1)
+
+    assert all(weight.isfinite().all() for weight in learner.model.parameters())
+
+
+def test_gan_learns_in_windows_too(run_page):
+    page = run_page("your-own-step.md")
+    torch.manual_seed(1)
+    gan = Learner(
+        page["GAN"](),
+        page["points"],
+        page["gan_loss"],
+        partial(torch.optim.Adam, betas=(0.5, 0.9)),
+        groups=page["gan"].groups,
+        step=page["gan_step"],
+        accumulate=2,
+        seed=1,
+        progress=False,
+    )
+    before = page["distance"](gan.model)
+    gan.fit(50, lr=[1e-3, 4e-3], schedule=flat_cosine)
+    after = page["distance"](gan.model)
+
+    assert (after < 0.4).all()
+    assert (after < before / 3).all()
+
+
+def test_gan_halves_get_the_gradients_of_their_own_losses(run_page):
+    page = run_page("your-own-step.md")
+    model, real, noise = page["GAN"](), torch.randn(16, 2), torch.randn(16, 2)
+    page["gan_loss"](model(real, noise), None).backward()
+    softplus, judge, fake = nn.functional.softplus, model.discriminator, model.generator(noise)
+    own = {
+        "generator": softplus(-judge(fake)),
+        "discriminator": softplus(judge(fake.detach())) + softplus(-judge(real)),
+    }
+    for name, loss in own.items():
+        parameters = list(getattr(model, name).parameters())
+        grads = torch.autograd.grad(loss.mean(), parameters)
+
+        torch.testing.assert_close(list(grads), [parameter.grad for parameter in parameters])
+
+
+@pytest.mark.parametrize("scheduled", [False, True], ids=["flat", "one-cycle"])
+def test_learner_equals_the_loops_of_the_page_with_momentum(run_page, scheduled):
+    page = run_page("coming-from-pytorch.md")
+    sgd_momentum = partial(torch.optim.SGD, lr=1e-3, momentum=0.9)
+    model, *loaders = page["start"]()
+    by_hand = page["one_cycle_by_hand" if scheduled else "train_by_hand"]
+    by_hand(model, *loaders, sgd_momentum(model.parameters()), 3)
+    ours, *loaders = page["start"]()
+    learner = Learner(ours, tuple(loaders), nn.CrossEntropyLoss(), sgd_momentum, metrics=[accuracy], progress=False)
+    learner.fit(3, lr=1e-3, schedule=one_cycle if scheduled else flat)
+
+    assert page["same_bits"](model, ours)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.4, 0.8])
+def test_drawn_densities_integrate_to_one(figures, alpha):
+    # w = t^(1/alpha) takes the pole at 0 away; the other half of the interval is its mirror image
+    ends = torch.linspace(0, 0.5**alpha, 20_001, dtype=torch.float64)
+    t = (ends[1:] + ends[:-1]) / 2
+    area = (figures["beta_density"](t ** (1 / alpha), alpha) * t ** (1 / alpha - 1) / alpha).sum() * (ends[1] - ends[0])
+
+    assert 2 * float(area) == pytest.approx(1, abs=1e-6)
+
+
+def test_mean_shares_of_the_page(figures):
+    """The table of docs/mixup.md, from the function that MixUp draws with."""
+    rows = re.findall(
+        r"^\| (\d\.\d) \| (\d\.\d{3}) \|$", (DOCS / "mixup.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+
+    assert ("0.4", "0.840") in rows
+    for alpha, mean in rows:
+        assert float(draw_weights(float(alpha), 200_000).mean()) == pytest.approx(float(mean), abs=2e-3)
+        assert figures["mean_larger_share"](float(alpha)) == pytest.approx(float(mean), abs=5e-4)
+
+
+def test_figures_can_be_drawn(figures, tmp_path):
+    runpy.run_path(str(DOCS / "figures" / "step.py"))["main"](tmp_path)
+    figures["main"](tmp_path)
+
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (DOCS / "images").glob("*.png")}
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict:
+    return runpy.run_path(str(DOCS / "figures" / "mixup.py"))

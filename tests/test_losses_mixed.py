@@ -227,6 +227,7 @@ def test_two_equal_labels_change_nothing(loss_fn, reduction):
     torch.testing.assert_close(losses.apply(loss_fn, preds, mixed), loss_fn(preds, targets))
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_cross_entropy_of_distributions_takes_sample_weights():
     """Torch's cross entropy also takes a distribution over the classes as the target."""
     preds, targets = torch.randn(4, 3), torch.rand(4, 3).softmax(1)

@@ -141,6 +141,16 @@ def _learner(model, optimizer, **options):
     return Learner(model, batches, nn.CrossEntropyLoss(), optimizer, progress=False, device="cpu", **options)
 
 
+@pytest.mark.parametrize("rates", [[0.1, 0.2], [0.1, 0.2, 0.3, 0.4]], ids=["too few", "too many"])
+def test_a_list_of_rates_needs_one_for_every_layer_group(rates):
+    """Error 12: cut to the shorter list, groups train at a rate that nobody chose."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+    learner = _learner(model, adamw(), groups=list)
+
+    with pytest.raises(ConfigError, match=f"{len(rates)} schedules of lr for 3 layer groups"):
+        learner.fit(1, lr=rates)
+
+
 def test_a_learner_keeps_its_optimizer_and_its_step_count():
     learner = _learner(_model(), adamw())
     learner.fit(1, lr=0.01)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import etude
 from etude import ConfigError, LoadError, vision
 from etude.recipes.demo import digits
+from etude.training.transfer import freeze_body
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,9 @@ def test_a_loader_and_a_list_of_batches_can_be_predicted():
 
 
 def test_what_cannot_be_predicted_is_explained():
-    learner = etude.Learner(nn.Linear(4, 3), [(torch.ones(1, 4), torch.zeros(1))], nn.CrossEntropyLoss(), torch.optim.SGD)
+    learner = etude.Learner(
+        nn.Linear(4, 3), [(torch.ones(1, 4), torch.zeros(1))], nn.CrossEntropyLoss(), torch.optim.SGD
+    )
     with pytest.raises(ConfigError, match="does not say how to read a str"):
         learner.predict("picture.jpg")
     with pytest.raises(ConfigError, match="no validation data"):
@@ -113,7 +116,9 @@ def test_what_cannot_be_predicted_is_explained():
 
 
 def test_a_model_of_ones_own_is_loaded_into_a_new_one(tmp_path):
-    learner = etude.Learner(nn.Linear(4, 3), [(torch.ones(1, 4), torch.zeros(1))], nn.CrossEntropyLoss(), torch.optim.SGD)
+    learner = etude.Learner(
+        nn.Linear(4, 3), [(torch.ones(1, 4), torch.zeros(1))], nn.CrossEntropyLoss(), torch.optim.SGD
+    )
     learner.save(tmp_path)
     loaded = etude.load(tmp_path, model=nn.Linear(4, 3))
 
@@ -196,7 +201,25 @@ def test_fine_tuning_freezes_the_body_with_the_named_norm_policy(trained, tmp_pa
     assert history["valid_accuracy"][-1] > 0.85
 
 
+def test_frozen_norms_are_those_of_the_body_only():
+    """Norms without parameters belong to the module they are in; every kind of norm is known (row T8)."""
+    body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.BatchNorm2d(4, affine=False))
+    head = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36, affine=False), nn.Linear(36, 2), nn.RMSNorm(2))
+    batches = [(torch.randn(8, 1, 5, 5), torch.zeros(8, dtype=torch.long))]
+    learner = etude.Learner(
+        nn.Sequential(body, head), batches, nn.CrossEntropyLoss(), torch.optim.SGD, groups=list, progress=False
+    )
+    learner.fit(1, lr=0.01, callbacks=freeze_body(learner, norm="frozen"))
+    assert (int(body[2].num_batches_tracked), int(head[1].num_batches_tracked)) == (0, 1)
+
+    freeze_body(learner, norm="train")
+    assert body[1].weight.requires_grad
+    assert not body[0].weight.requires_grad
+
+
 def test_fine_tuning_a_model_without_a_body_is_explained():
-    learner = etude.Learner(nn.Linear(4, 3), [(torch.ones(1, 4), torch.zeros(1))], nn.CrossEntropyLoss(), torch.optim.SGD)
+    learner = etude.Learner(
+        nn.Linear(4, 3), [(torch.ones(1, 4), torch.zeros(1))], nn.CrossEntropyLoss(), torch.optim.SGD
+    )
     with pytest.raises(ConfigError, match="one layer group"):
         learner.fine_tune(1, lr=0.1)

@@ -27,7 +27,9 @@ learner = etude.Learner(nn.Linear(4, 3), (batches, batches), nn.CrossEntropyLoss
 
 def test_plain_lines_without_a_terminal(capsys):
     batches = [(torch.randn(8, 4), torch.randint(3, (8,)))] * 3
-    etude.Learner(nn.Linear(4, 3), (batches, batches), nn.CrossEntropyLoss(), torch.optim.SGD, device="cpu").fit(2, lr=0.1)
+    etude.Learner(nn.Linear(4, 3), (batches, batches), nn.CrossEntropyLoss(), torch.optim.SGD, device="cpu").fit(
+        2, lr=0.1
+    )
     lines = capsys.readouterr().out.splitlines()
 
     assert lines[0].split() == ["epoch", "train_loss", "valid_loss", "seconds"]

@@ -44,7 +44,7 @@ def draw_pair() -> Any:
     figure, axes = new_figure(1, 3, width=9, height=2.5)
     titles = ("china", "flower", f"{share:.1f} of china + {1 - share:.1f} of flower")
     for axis, picture, title in zip(axes, (*pixels, mixed), titles, strict=True):
-        axis.imshow(picture.permute(1, 2, 0) / 255)
+        axis.imshow((picture.permute(1, 2, 0) / 255).numpy())
         axis.set_title(title, fontsize=11, color=INK)
         axis.set_axis_off()
     return figure
@@ -64,7 +64,9 @@ def draw_densities() -> Any:
     weight = (1 - torch.linspace(0, torch.pi, 2001, dtype=torch.float64)[1:-1].cos()) / 2
     figure, axis = new_figure(1, 1, width=6.4, height=3.6)
     for alpha, color in COLORS.items():
-        axis.plot(weight, beta_density(weight, alpha), color=color, linewidth=2, label=f"alpha = {alpha}")
+        axis.plot(
+            weight.numpy(), beta_density(weight, alpha).numpy(), color=color, linewidth=2, label=f"alpha = {alpha}"
+        )
     axis.set(xlim=(0, 1), ylim=(0, 4), xlabel="weight w", ylabel="density")
     axis.legend(frameon=False, loc="upper center")
     return figure
@@ -77,7 +79,7 @@ def draw_histogram(alpha: float = 0.4) -> Any:
     color, mean = COLORS[alpha], float(weights.mean())
     axis.hist(weights.numpy(), bins=50, range=(0.5, 1), density=True, color=color, alpha=0.35, label="drawn weights")
     x = torch.linspace(0.5, 1, 1001, dtype=torch.float64)[:-1]
-    axis.plot(x, 2 * beta_density(x, alpha), color=color, linewidth=2, label="density of max(w, 1 - w)")
+    axis.plot(x.numpy(), 2 * beta_density(x, alpha).numpy(), color=color, linewidth=2, label="density of max(w, 1 - w)")
     axis.axvline(mean, color=INK, linewidth=1.5, linestyle="--", label=f"mean {mean:.3f}")
     axis.set(xlim=(0.5, 1), ylim=(0, 10), xlabel=f"share of a sample's own picture, alpha = {alpha}", ylabel="density")
     axis.legend(frameon=False, loc="upper left")
@@ -88,9 +90,9 @@ def draw_factorials() -> Any:
     """The Gamma function joins the factorials with a smooth curve."""
     figure, axis = new_figure(1, 1, width=6.4, height=3.6)
     x = torch.linspace(0, 5, 501, dtype=torch.float64)
-    axis.plot(x, gamma(x + 1), color="#1d6fa5", linewidth=2, label="Gamma(x + 1)", zorder=2)
+    axis.plot(x.numpy(), gamma(x + 1).numpy(), color="#1d6fa5", linewidth=2, label="Gamma(x + 1)", zorder=2)
     whole = torch.arange(6.0, dtype=torch.float64)
-    axis.scatter(whole, gamma(whole + 1), color="#c1121f", s=45, label="n factorial", zorder=3)
+    axis.scatter(whole.numpy(), gamma(whole + 1).numpy(), color="#c1121f", s=45, label="n factorial", zorder=3)
     for n, value in enumerate(gamma(whole + 1).tolist()):
         axis.annotate(f"{value:.0f}", (n, value), (-4, 7), textcoords="offset points", ha="right", color=INK)
     axis.set(xlim=(-0.3, 5.2), ylim=(-4, 130), xlabel="x", ylabel="")

@@ -31,6 +31,15 @@ def activation_layer(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
+class Stack(nn.Sequential):
+    """Layers in a row, whose slices are plain `nn.Sequential`s: `model[:8]` is the body of an XResNet."""
+
+    @override
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        layers = list(self)
+        return nn.Sequential(*layers[index]) if isinstance(index, slice) else layers[index]
+
+
 def conv_layer(
     in_channels: int,
     out_channels: int,

@@ -9,15 +9,17 @@ Source: SPEC T6-T8.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from typing_extensions import override
 
 from etude.errors import ConfigError
 from etude.training.callback import Callback
 from etude.training.optimizer import layer_groups
+from etude.types import Json
 
 if TYPE_CHECKING:
     from etude.training.history import History
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 NormPolicy: TypeAlias = Literal["train", "affine", "frozen"]
 
-_NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def freeze_body(learner: Learner, norm: NormPolicy = "train") -> list[Callback]:
@@ -51,11 +53,21 @@ def freeze_body(learner: Learner, norm: NormPolicy = "train") -> list[Callback]:
             "learner, with the head last"
         )
     head = set(groups[-1]["params"])
-    norms = [module for module in learner.model.modules() if isinstance(module, _NORMS)]
-    free = {parameter for module in norms for parameter in module.parameters()} if norm == "train" else set()
     for parameter in learner.model.parameters():
-        parameter.requires_grad_(parameter in head or parameter in free)
-    return [HoldNorms()] if norm == "frozen" else []
+        parameter.requires_grad_(parameter in head)
+    norms = {name: module for name, module in learner.model.named_modules() if isinstance(module, _NORMS)}
+    if norm == "train":
+        for module in norms.values():
+            module.requires_grad_(True)
+    if norm != "frozen":
+        return []
+    return [HoldNorms([name for name, module in norms.items() if not _belongs_to(head, learner.model, name, module)])]
+
+
+def _belongs_to(head: set[nn.Parameter], model: nn.Module, name: str, norm: nn.Module) -> bool:
+    """Whether a norm is part of the head: by its own parameters or, without any, by those of the module it is in."""
+    around = set(norm.parameters()) or set(model.get_submodule(name.rpartition(".")[0]).parameters())
+    return bool(around) and around <= head
 
 
 def unfreeze(learner: Learner) -> None:
@@ -79,11 +91,22 @@ def fine_tune(learner: Learner, num_epochs: int, lr: float, *, freeze_epochs: in
 
 @final
 class HoldNorms(Callback):
-    """Keep every BatchNorm whose scale is frozen in evaluation mode, so that its statistics stand still, too."""
+    """Keep some norms in evaluation mode while the rest of the model trains, so that their statistics stand still.
+
+    Args:
+        names: the norms, as in `model.named_modules()`.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
 
     @override
     def before_step(self, learner: Learner) -> None:
         """The loop puts the whole model in training mode at the start of an epoch; take these back."""
-        for module in learner.model.modules():
-            if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
-                module.eval()
+        for name in self.names:
+            learner.model.get_submodule(name).eval()
+
+    @override
+    def config(self) -> dict[str, Json]:
+        """The names."""
+        return {"names": list(self.names)}

@@ -8,12 +8,12 @@ from typing import final
 from torch import nn
 
 from etude.errors import ConfigError
-from etude.layers import AdaptiveConcatPool2d, conv_layer, init_cnn
+from etude.layers import AdaptiveConcatPool2d, Stack, conv_layer, init_cnn
 from etude.types import Json
 
 
 @final
-class LessonCNN(nn.Sequential):
+class LessonCNN(Stack):
     """Scores for each class from pictures (batch, channel, height, width), halving the map at every width.
 
     Args:

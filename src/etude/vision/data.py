@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _MARGIN = 1.15
 """Stored pictures are this much larger than the window that the model sees."""
+_FEW_STEPS = 5
 _VALID_NAMES = ("valid", "val", "validation", "test")
 
 
@@ -112,6 +113,9 @@ def load(
         f"{len(train_samples)} train and {len(valid_samples)} valid pictures of {len(vocab)} classes ({layout})"
     )
     print(f"{description}; decoding once to {stored} pixels", flush=True)
+    if len(train_samples) < _FEW_STEPS * batch_size:
+        steps = max(len(train_samples) // batch_size, 1)
+        print(f"an epoch is {steps} steps of {batch_size} pictures; a smaller batch_size makes more of few pictures")
     parts = [
         (_decode(part, stored), torch.tensor([vocab.number(label, source=str(file)) for file, label in part]))
         if part

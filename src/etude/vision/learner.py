@@ -20,6 +20,7 @@ from etude.training import saving
 from etude.training.callback import Callback
 from etude.training.callbacks.mixup import MixUp
 from etude.training.learner import Learner
+from etude.training.optimizer import Groups
 from etude.vision.data import ImagePreprocess, reader
 from etude.vision.models import ARCHITECTURES, create_model
 
@@ -35,6 +36,7 @@ def learner(
     label_smoothing: float = 0.1,
     loss_fn: LossFn | None = None,
     optimizer: OptimizerFactory | None = None,
+    groups: Groups | None = None,
     callbacks: Sequence[Callback] = (),
     precision: str = "auto",
     accumulate: int = 1,
@@ -53,6 +55,7 @@ def learner(
         label_smoothing: 0 is plain cross entropy. The epoch table shows the plain cross entropy as well.
         loss_fn: instead of the smoothed cross entropy.
         optimizer: instead of `etude.optim.adamw()`.
+        groups: model -> layer groups; None takes body and head.
         callbacks: after MixUp.
         precision: "fp32", "bf16", or "auto", which measures.
         accumulate: batches per update.
@@ -70,6 +73,7 @@ def learner(
         data,
         loss_fn or LabelSmoothingCrossEntropy(label_smoothing),
         optimizer or adamw(),
+        groups=groups,
         metrics={"accuracy": accuracy, "cross_entropy": cross_entropy},
         callbacks=(*([MixUp(mixup)] if mixup else []), *callbacks),
         precision=precision,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, final
 from torch import Tensor, nn
 from typing_extensions import override
 
-from etude.layers import AdaptiveConcatPool2d, BlurPool2d, activation_layer, conv_layer, init_cnn
+from etude.layers import AdaptiveConcatPool2d, BlurPool2d, Stack, activation_layer, conv_layer, init_cnn
 from etude.types import Json
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class ResBlock(nn.Module):
 
 
 @final
-class XResNet(nn.Sequential):
+class XResNet(Stack):
     """Scores for each class from pictures (batch, channel, height, width).
 
     Args:
@@ -131,11 +131,6 @@ class XResNet(nn.Sequential):
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Body and head: everything before the pool, and the linear layer."""
         return [list(self[:8].parameters()), list(self[8:].parameters())]
-
-    @override
-    def __getitem__(self, index: int | slice) -> nn.Module:
-        """A child, or a plain `nn.Sequential` of several: `model[:8]` is the body."""
-        return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else list(self)[index]
 
 
 def _stage(
