@@ -1,0 +1,23 @@
+"""How long `etude --help` and `etude demo --help` take as whole processes: medians of eleven runs.
+
+python benchmarks/startup.py
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+
+
+def seconds(*arguments: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "etude", *arguments], capture_output=True, check=True)
+    return time.perf_counter() - start
+
+
+for arguments in (["--help"], ["demo", "--help"]):
+    seconds(*arguments)
+    times = [seconds(*arguments) for _ in range(11)]
+    print(f"etude {' '.join(arguments):12} median {statistics.median(times):.3f} s, {min(times):.3f} to {max(times):.3f} s")
