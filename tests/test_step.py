@@ -264,6 +264,19 @@ def test_sample_weights_reach_the_gradient():
     assert torch.allclose(models[0].weight, models[1].weight, atol=1e-6)
 
 
+def test_accumulated_sample_weights_equal_the_big_batch():
+    x, y, weight = torch.randn(9, 8).double(), torch.randint(4, (9,)), torch.rand(9).double()
+    models = [nn.Linear(8, 4).double() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    small = [Batch(x[i : i + 3], y[i : i + 3], weight[i : i + 3]) for i in (0, 3, 6)]
+    for model, batches in zip(models, ([Batch(x, y, weight)], small), strict=True):
+        Learner(
+            model, batches, nn.CrossEntropyLoss(), torch.optim.SGD, accumulate=len(batches), progress=False, device="cpu"
+        ).fit(1, lr=0.5)
+
+    assert torch.allclose(models[0].weight, models[1].weight, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("form", ["tuple", "dict"])
 def test_a_model_of_several_inputs(form):
     class Sum(nn.Module):

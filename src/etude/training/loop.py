@@ -47,7 +47,7 @@ class Loop:
         self.guard = FiniteGuard(learner.model, optimizer, learner.device)
         self.loss_is_sum = losses.reduction_of(learner.loss_fn) == "sum"
         self._tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
-        self._share = 1.0
+        self._share: float | Tensor | None = None
         self._window_ends = True
         self._skip = ""
         self._losses: list[Tensor] = []
@@ -118,11 +118,11 @@ class Loop:
         self.events.notify("before_step", learner)
         self.guard.before_step()
         self._skip, self._losses = "", []
-        total = sum(batch.size for batch in window) if len(window) > 1 else 0
+        amounts = [_amount(batch) for batch in window] if len(window) > 1 and not self.loss_is_sum else []
         for i, raw in enumerate(window, 1):
             self._window_ends = i == len(window)
             # a batch's mean counts by its size: the sum over the window is then the mean over all its samples
-            self._share = raw.size / total if total and not self.loss_is_sum else 1.0
+            self._share = amounts[i - 1] / sum(amounts) if amounts else None
             try:
                 output = learner.step(learner, raw)
             except SkipStep as skip:
@@ -146,7 +146,7 @@ class Loop:
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one batch's share of the window."""
         self._losses.append(loss.detach())
-        (loss if self._share == 1.0 else loss * self._share).backward()
+        (loss if self._share is None else loss * self._share).backward()
 
     def update(self) -> bool | Tensor:
         """At the end of a window: transform the gradients, step if all is finite, clear them."""
@@ -180,6 +180,11 @@ class Loop:
             f"The weights are those of step {step - 1}. A lower learning rate, gradient clipping or cleaner inputs "
             "are the usual cures."
         )
+
+
+def _amount(batch: Batch) -> float | Tensor:
+    """What a batch counts in a window: its samples, or the sum of their weights."""
+    return batch.size if batch.weight is None else batch.weight.sum()
 
 
 def set_mode(learner: Learner, *, training: bool) -> None:
