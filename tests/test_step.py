@@ -252,6 +252,22 @@ def test_no_host_sync_in_a_step():
     assert found[0] == found[-1], f"{found[-1] - found[0]} waits in {len(found) - 1} steps"
 
 
+@pytest.mark.parametrize("forgotten", ["backward", "update"])
+def test_a_step_that_would_train_nothing_is_refused(forgotten):
+    def step(learner, batch):
+        loss, preds = learner.forward(batch)
+        if forgotten != "backward":
+            learner.backward(loss)
+        updated = learner.update() if forgotten != "update" else False
+        return etude.StepOutput(loss.detach(), preds.detach(), batch, updated)
+
+    learner = Learner(
+        _model(), _loaders(), nn.CrossEntropyLoss(), torch.optim.SGD, step=step, progress=False, device="cpu"
+    )
+    with pytest.raises(etude.ConfigError, match=f"did not call learner.{forgotten}"):
+        learner.fit(1, lr=0.1)
+
+
 def test_sample_weights_reach_the_gradient():
     x, y = torch.randn(6, 8), torch.randint(4, (6,))
     weight = torch.tensor([0.0, 1, 2, 0, 1, 1])

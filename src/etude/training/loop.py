@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from etude import losses
 from etude.data.loaders import Loader
-from etude.errors import NonFiniteError, SkipStep, StopEpoch, StopFit
+from etude.errors import ConfigError, NonFiniteError, SkipStep, StopEpoch, StopFit
 from etude.metrics import EpochMeter
 from etude.training import snapshot
 from etude.training.callback import Callback, Events
@@ -50,6 +50,7 @@ class Loop:
         self._share: float | Tensor | None = None
         self._window_ends = True
         self._skip = ""
+        self._update_asked = False
         self._losses: list[Tensor] = []
 
     def run(self, num_epochs: int, resume: snapshot.Snapshot | None = None) -> History:
@@ -117,7 +118,7 @@ class Loop:
         learner, progress = self.learner, self.learner.progress
         self.events.notify("before_step", learner)
         self.guard.before_step()
-        self._skip, self._losses = "", []
+        self._skip, self._losses, self._update_asked = "", [], False
         amounts = [_amount(batch) for batch in window] if len(window) > 1 and not self.loss_is_sum else []
         for i, raw in enumerate(window, 1):
             self._window_ends = i == len(window)
@@ -129,6 +130,8 @@ class Loop:
                 output = self._skipped(raw, skip)
             progress.batch += 1
             if self._window_ends:
+                if not self._update_asked:
+                    raise ConfigError("the step function did not call learner.update(), so nothing would be trained")
                 if output.updated is not True:
                     self._raise_if_bad(self.guard.find_bad(progress.fit_step, output.batch))
                 progress.step += 1
@@ -150,6 +153,7 @@ class Loop:
 
     def update(self) -> bool | Tensor:
         """At the end of a window: transform the gradients, step if all is finite, clear them."""
+        self._update_asked = True
         if not self._window_ends:
             return False
         try:
@@ -161,6 +165,8 @@ class Loop:
         if self._skip:
             self.history.notes.append(f"step {self.learner.progress.step + 1} skipped: {self._skip}")
         else:
+            if not self._losses:
+                raise ConfigError("the step function did not call learner.backward(loss), so nothing would be trained")
             grads = [tensor.grad for tensor in self._tensors if tensor.grad is not None]
             updated = self.guard.step(self._losses, grads)
         self.optimizer.zero_grad(set_to_none=True)
