@@ -31,6 +31,10 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
 ELSEWHERE = {"from-the-notes.md", "README.zh-CN.md"}
 """Run by tests/test_from_the_notes.py; the same blocks as README.md."""
+PICTURES_PER_CLASS = 12
+"""In the folder that the pages' code finds as photos/: few, because the README trains a large model on them."""
+SMALLER = {"size=128": "size=48"}
+"""What is made smaller in a page's code, for the same reason."""
 
 
 class Block(NamedTuple):
@@ -87,7 +91,10 @@ def run_page(tmp_path_factory):
             for block in blocks(page):
                 if block.language == "python" and not block.source:
                     # empty lines in front, so that an error names the page's own line
-                    exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
+                    text = "\n" * (block.line - 1) + block.text
+                    for large, small in SMALLER.items():
+                        text = text.replace(large, small)
+                    exec(compile(text, str(page), "exec"), namespace)
         return namespace
 
     return run
@@ -100,7 +107,7 @@ def save_pictures(folder: Path) -> None:
     digits = load_digits()
     for number, name in enumerate(("daisy", "rose", "tulip")):
         (folder / "photos" / name).mkdir(parents=True)
-        for i, pixels in enumerate(digits.images[digits.target == number][:40]):
+        for i, pixels in enumerate(digits.images[digits.target == number][:PICTURES_PER_CLASS]):
             picture = Image.fromarray((255 - pixels * 15.9).astype("uint8")).resize((32, 32)).convert("RGB")
             picture.save(folder / "photos" / name / f"{i}.png")
     picture.save(folder / "new.jpg")

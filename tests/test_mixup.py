@@ -254,15 +254,15 @@ def test_a_norm_that_is_held_in_evaluation_mode_still_mixes_in_training():
     seen = []
 
     def model():
-        norm = nn.BatchNorm1d(4, affine=True).requires_grad_(False)
+        norm = nn.BatchNorm1d(4)
         head = nn.Linear(4, 3)
         head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
         return nn.Sequential(norm, head)
 
-    _learner(MixUp(at="0"), HoldNorms(), model=model).fit(1, lr=0.1)
+    _learner(MixUp(at="0"), HoldNorms(["0"]), model=model).fit(1, lr=0.1)
     mixed = seen[0]
     seen.clear()
-    _learner(HoldNorms(), model=model).fit(1, lr=0.1)
+    _learner(HoldNorms(["0"]), model=model).fit(1, lr=0.1)
 
     assert not torch.equal(mixed, seen[0])
 
@@ -273,6 +273,21 @@ def test_a_name_that_is_no_module_is_refused_with_the_known_ones(name):
 
     with pytest.raises(ConfigError, match=rf"no module '{name}' to mix at; it has \['0', '1', '2'\]"):
         learner.fit(1, lr=0.1)
+
+
+def test_a_module_that_the_model_does_not_call_is_refused():
+    """Not trained on mixed labels of whole pictures."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.used(x)
+
+    with pytest.raises(ConfigError):
+        _learner(MixUp(at="unused"), model=Two).fit(1, lr=0.1)
 
 
 # -- nothing is left behind -------------------------------------------------------------------------------------------

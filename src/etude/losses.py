@@ -58,6 +58,9 @@ class LabelSmoothingCrossEntropy(nn.Module):
     ) -> Float[Tensor, "batch"]:
         """The loss of each sample; for mixed targets the weighted mean of both labels' losses."""
         true = _log_prob_of(log_probs, targets)
+        if not self.smoothing:
+            # nothing times the infinity of a ruled-out class would be NaN
+            return -true
         num_classes, smoothing = log_probs.shape[-1], self.smoothing
         if self.exclude_true:
             smoothing = smoothing * num_classes / (num_classes - 1)
@@ -93,8 +96,8 @@ def apply(loss_fn: LossFn, preds: Any, targets: Any, weight: Float[Tensor, "batc
 
 
 def per_sample(loss_fn: LossFn, preds: Any, targets: Any) -> Float[Tensor, "batch"]:
-    """The loss of each sample. What a loss gives per pixel or per token is averaged over the sample."""
-    smooth = _as_label_smoothing(loss_fn, preds)
+    """The loss of each sample; what a loss gives per pixel or per token is reduced over the sample as it says."""
+    smooth = _as_label_smoothing(loss_fn, preds, targets)
     if smooth is not None:
         return smooth.from_log_probs(preds.log_softmax(-1), targets)
     if isinstance(targets, MixedTargets):
@@ -104,7 +107,9 @@ def per_sample(loss_fn: LossFn, preds: Any, targets: Any) -> Float[Tensor, "batc
         losses = elementwise(preds, targets)
     if losses.ndim == 0:
         raise ConfigError(f"{_name(loss_fn)} returned one number with reduction='none'; expected one per sample")
-    return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
+    if losses.ndim == 1:
+        return losses
+    return losses.flatten(1).sum(1) if reduction_of(loss_fn) == "sum" else losses.flatten(1).mean(1)
 
 
 @contextmanager
@@ -152,17 +157,19 @@ def reduce(losses: Float[Tensor, "..."], reduction: str) -> Float[Tensor, "..."]
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
-def _as_label_smoothing(loss_fn: LossFn, preds: Any) -> LabelSmoothingCrossEntropy | None:
-    """The loss as label smoothing when it is a plain or smoothed cross entropy over (batch, class), else None."""
-    if not isinstance(preds, Tensor) or preds.ndim != 2:
+def _as_label_smoothing(loss_fn: LossFn, preds: Any, targets: Any) -> LabelSmoothingCrossEntropy | None:
+    """The loss as label smoothing when it is one, or a plain cross entropy, of class numbers; else None."""
+    labels = targets.first if isinstance(targets, MixedTargets) else targets
+    if not isinstance(preds, Tensor) or preds.ndim != 2 or labels.is_floating_point():
         return None
     if isinstance(loss_fn, LabelSmoothingCrossEntropy):
         return loss_fn
     if loss_fn is F.cross_entropy:
         return LabelSmoothingCrossEntropy(0.0)
-    if type(loss_fn) is nn.CrossEntropyLoss and loss_fn.weight is None and loss_fn.ignore_index == -100:
-        return LabelSmoothingCrossEntropy(loss_fn.label_smoothing)
-    return None
+    # torch's smoothed one also knows ignored targets; it takes the general way
+    if type(loss_fn) is not nn.CrossEntropyLoss or loss_fn.label_smoothing or loss_fn.weight is not None:
+        return None
+    return LabelSmoothingCrossEntropy(0.0) if loss_fn.ignore_index == -100 else None
 
 
 def _log_prob_of(
@@ -181,7 +188,11 @@ def _checked(reduction: str) -> str:
 
 
 def _parameters(function: LossFn) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(function).parameters)
+    try:
+        return dict(inspect.signature(function).parameters)
+    except ValueError:
+        # torch's compiled functions have no signature
+        return {}
 
 
 def _name(loss_fn: LossFn) -> str:

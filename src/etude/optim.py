@@ -55,9 +55,20 @@ def sgd(
     *, lr: float = 0.1, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0
 ) -> OptimizerFactory:
     """Stochastic gradient descent, fused; `weight_decay` is not applied to norms and biases."""
-    return lambda groups: torch.optim.SGD(
-        decayed(groups), lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=True
-    )
+
+    def make(groups: Iterable[LayerGroup]) -> Optimizer:
+        optimizer = torch.optim.SGD(
+            decayed(groups), lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=True
+        )
+        if momentum:
+            # torch's fused kernel cannot mix tensors with and without momentum, as unfreezing does, and leaves the
+            # momentum undefined when its first step is skipped; starting from zero is the same and does both
+            for group in optimizer.param_groups:
+                for tensor in group["params"]:
+                    optimizer.state[tensor]["momentum_buffer"] = torch.zeros_like(tensor)
+        return optimizer
+
+    return make
 
 
 def lamb(
@@ -122,6 +133,9 @@ def has_hyper(optimizer: Optimizer, name: str) -> bool:
     return all(name in group for group in optimizer.param_groups)
 
 
+_LAMB_SETTINGS = ("lr", "betas", "eps", "weight_decay", "max_ratio")
+
+
 class Lamb(Optimizer):
     """Adam's step, rescaled for each tensor to a length proportional to the tensor's own.
 
@@ -161,7 +175,7 @@ class Lamb(Optimizer):
         for group in self.param_groups:
             tensors = [tensor for tensor in group["params"] if tensor.grad is not None]
             if tensors:
-                self._step_group(tensors, **{name: group[name] for name in self.defaults})
+                self._step_group(tensors, **{name: group[name] for name in _LAMB_SETTINGS})
         return loss
 
     def _step_group(

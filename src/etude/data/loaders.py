@@ -122,11 +122,15 @@ class PlainLoader:
                 sampler.set_epoch(epoch)
         for i, item in enumerate(self.iterable):
             batch = item if isinstance(item, Batch) else as_batch(item, i)
-            inputs, targets = batch.inputs, batch.targets
-            ready = (
-                isinstance(inputs, Tensor) and isinstance(targets, Tensor) and inputs.device == targets.device == device
-            )
-            yield batch if ready and batch.weight is None else to_device(batch, device)
+            yield batch if _is_plain(batch, device) else to_device(batch, device)
+
+
+def _is_plain(batch: Batch, device: torch.device) -> bool:
+    """Whether a batch is two tensors that are on the device already: the common case, in which nothing is to do."""
+    inputs, targets, weight, indices = batch
+    if weight is not None or indices is not None or not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
+        return False
+    return inputs.device == device and targets.device == device
 
 
 @dataclass

@@ -39,6 +39,8 @@ def flip_and_shift(*, flip: float = 0.5, shift: int = 0, size: int | None = None
         pixels = torch.nn.functional.pad(batch.inputs, (shift,) * 4) if shift else batch.inputs
         draws = random.uniform(seed, "augment", epoch, batch.indices, 3)
         height, width = (size, size) if size else batch.inputs.shape[-2:]
+        if height > pixels.shape[-2] or width > pixels.shape[-1]:
+            raise ConfigError(f"a window of {size} pixels is larger than the pictures, {tuple(pixels.shape[-2:])}")
         top = (draws[:, 0] * (pixels.shape[-2] - height + 1)).long()
         left = (draws[:, 1] * (pixels.shape[-1] - width + 1)).long()
         return batch._replace(inputs=crop(pixels, top, left, height, width, draws[:, 2] < flip))

@@ -60,6 +60,8 @@ class ImagePreprocess(nn.Module):
         self, pixels: Shaped[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch channel height2 width2"]:
         height, width = pixels.shape[-2:]
+        if min(height, width) < self.size:
+            raise DataError(f"pictures of {height}x{width} pixels are smaller than the {self.size} that the model sees")
         top, left = (height - self.size) // 2, (width - self.size) // 2
         window = pixels[..., top : top + self.size, left : left + self.size]
         x = window.to(self.scale.dtype) if not window.is_floating_point() else window

@@ -13,7 +13,7 @@ from typing_extensions import override
 from etude import random
 from etude.errors import ConfigError
 from etude.training.callback import Callback
-from etude.types import Batch, Inputs, Json, MixedTargets, per_sample_view
+from etude.types import Batch, Inputs, Json, MixedTargets, StepOutput, per_sample_view
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Shaped
@@ -46,6 +46,7 @@ class MixUp(Callback):
             raise ConfigError(f"alpha must be positive, got {alpha}; leave MixUp out to train without it")
         self.alpha, self.at, self.seed = alpha, at, seed
         self._pairs: tuple[Tensor, Tensor] | None = None
+        self._mixed = False
 
     @override
     def transform_batch(self, batch: Batch, learner: Learner) -> Batch:
@@ -58,7 +59,7 @@ class MixUp(Callback):
         partner = torch.randperm(batch.size, generator=generator, device=learner.device)
         targets = MixedTargets(batch.targets, batch.targets.index_select(0, partner), weight)
         if self.at != "input":
-            self._pairs = (partner, weight)
+            self._pairs, self._mixed = (partner, weight), False
             return batch._replace(targets=targets)
         return batch._replace(inputs=_mix_all(batch.inputs, partner, weight), targets=targets)
 
@@ -67,6 +68,12 @@ class MixUp(Callback):
         """Keep a hook on the named module, if mixing happens there."""
         return nullcontext() if self.at == "input" else self._hooked(learner.model)
 
+    @override
+    def after_step(self, learner: Learner, batch: Batch, output: StepOutput) -> None:
+        """Refuse to train on mixed labels of samples that were not mixed."""
+        if self.at != "input" and not self._mixed and output.preds is not None:
+            raise ConfigError(f"the model did not call its module {self.at!r} in this step, so nothing was mixed there")
+
     @contextmanager
     def _hooked(self, model: nn.Module) -> Iterator[None]:
         modules = dict(model.named_modules())
@@ -74,8 +81,11 @@ class MixUp(Callback):
             raise ConfigError(f"the model has no module {self.at!r} to mix at; it has {list(modules)[1:12]} ...")
 
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            # training only; a step that runs the model twice (SAM) mixes both times alike
-            return mix(output, *self._pairs) if module.training and self._pairs is not None else None
+            # training only, whatever mode a frozen norm is held in; a step with two passes (SAM) mixes both alike
+            if not model.training or self._pairs is None:
+                return None
+            self._mixed = True
+            return mix(output, *self._pairs)
 
         handle = modules[self.at].register_forward_hook(hook)
         try:
@@ -93,13 +103,15 @@ class MixUp(Callback):
 def draw_weights(alpha: float, num: int, generator: torch.Generator | None = None) -> Float[Tensor, "num"]:
     """The larger shares of `num` pairs: max(w, 1 - w) with w from Beta(alpha, alpha).
 
-    A Beta variable is the share of the first of two Gamma variables; drawing those takes a generator, which
-    `torch.distributions.Beta` does not.
+    A Beta variable is the share of the first of two Gamma variables. Those of a small alpha underflow, so they are
+    drawn as logarithms: Gamma(alpha) is Gamma(alpha + 1) times the alpha-th root of a uniform variable.
+    (`torch.distributions.Beta` takes no generator, and underflows.)
     """
     device = generator.device if generator is not None else torch.device("cpu")
-    first, second = torch._standard_gamma(torch.full((2, num), alpha, device=device), generator=generator)
-    # for a tiny alpha both can underflow to 0; then the sample keeps itself
-    share = (first / (first + second)).nan_to_num_(1.0)
+    gamma = torch._standard_gamma(torch.full((2, num), alpha + 1, device=device), generator=generator)
+    root = torch.rand(2, num, generator=generator, device=device).neg_().log1p_() / alpha
+    first, second = gamma.log_() + root
+    share = torch.sigmoid(first - second)
     return torch.maximum(share, 1 - share)
 
 
