@@ -62,6 +62,15 @@ def test_an_optimizer_of_another_model_is_refused():
         _learner(optimizer=torch.optim.SGD(nn.Linear(4, 3).parameters(), lr=0.1))
 
 
+def test_every_group_of_a_given_optimizer_takes_its_own_rate():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    optimizer = torch.optim.SGD([{"params": layer.parameters()} for layer in model], lr=0.1)
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    _learner(model, optimizer).fit(1, lr=[0.0, 0.5], schedule=etude.flat)
+
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.5]
+
+
 def test_an_optimizer_made_before_the_head_was_replaced_is_refused():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
     learner = _learner(model, torch.optim.SGD(model.parameters(), lr=0.1))

@@ -290,6 +290,23 @@ def test_a_module_that_the_model_does_not_call_is_refused():
         _learner(MixUp(at="unused"), model=Two).fit(1, lr=0.1)
 
 
+def test_what_cannot_be_mixed_is_explained():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pair, self.head = Pair(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.pair(x)[0])
+
+    with pytest.raises(ConfigError, match="returns tuple"):
+        _learner(MixUp(at="pair"), model=Model).fit(1, lr=0.1)
+
+
 # -- nothing is left behind -------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 REPO = Path(__file__).parent.parent
-ROWS = [f"A{i}" for i in range(1, 18)] + [f"M{i}" for i in range(1, 15)] + ["L1", "L2"] + [f"X{i}" for i in range(1, 20)]
+ROWS = (
+    [f"A{i}" for i in range(1, 18)] + [f"M{i}" for i in range(1, 15)] + ["L1", "L2"] + [f"X{i}" for i in range(1, 20)]
+)
 TEXT = (REPO / "docs" / "rows.md").read_text(encoding="utf-8")
 
 

@@ -287,7 +287,13 @@ def test_accumulated_sample_weights_equal_the_big_batch():
     small = [Batch(x[i : i + 3], y[i : i + 3], weight[i : i + 3]) for i in (0, 3, 6)]
     for model, batches in zip(models, ([Batch(x, y, weight)], small), strict=True):
         Learner(
-            model, batches, nn.CrossEntropyLoss(), torch.optim.SGD, accumulate=len(batches), progress=False, device="cpu"
+            model,
+            batches,
+            nn.CrossEntropyLoss(),
+            torch.optim.SGD,
+            accumulate=len(batches),
+            progress=False,
+            device="cpu",
         ).fit(1, lr=0.5)
 
     assert torch.allclose(models[0].weight, models[1].weight, rtol=0, atol=1e-12)

@@ -103,7 +103,8 @@ def check_groups(optimizer: Optimizer) -> None:
     Raises:
         ConfigError: naming the key and the known ones. Source: SPEC A13.
     """
-    known = {*optimizer.defaults, "params", "name", "param_names", LAYER_GROUP}
+    # torch's own learning-rate schedulers leave initial_lr behind
+    known = {*optimizer.defaults, "params", "name", "param_names", "initial_lr", LAYER_GROUP}
     for group in optimizer.param_groups:
         if unknown := sorted(set(group) - known):
             raise ConfigError(

@@ -21,7 +21,7 @@ from etude.errors import ConfigError
 from etude.hooks import mode
 from etude.losses import LossFn
 from etude.metrics import EpochMeter, Metric, named
-from etude.optim import OptimizerFactory, has_hyper
+from etude.optim import LAYER_GROUP, OptimizerFactory, has_hyper
 from etude.schedules import Cycle, Rate, Schedules, one_cycle
 from etude.training import saving, transfer
 from etude.training.callback import Callback, Events
@@ -53,7 +53,7 @@ class Learner:
         data: `DataLoaders`, or (train, valid) loaders that yield (inputs, targets), or training batches alone.
         loss_fn: (preds, targets) -> scalar; a module or a function.
         optimizer: a factory such as `torch.optim.AdamW` or `etude.optim.adamw()`, called with the layer groups at the
-            first fit and kept for later ones; or an optimizer of this model.
+            first fit and kept for later ones; or an optimizer of this model, each group of which is a layer group.
         groups: model -> layer groups, for a learning rate each; None asks the model, else makes one group.
         metrics: functions (preds, targets) -> mean over the samples; a dict names them.
         callbacks: in the order in which they work.
@@ -105,6 +105,8 @@ class Learner:
         if isinstance(optimizer, Optimizer):
             check_instance(optimizer, self.model)
             self.optimizer = optimizer
+            for i, group in enumerate(optimizer.param_groups):
+                group.setdefault(LAYER_GROUP, i)
         else:
             self._factory = optimizer
         self._call = torch.compile(self.model) if compile else self.model

@@ -206,7 +206,11 @@ def read_image(path: Path, side: int, channels: int = 3) -> UInt8[Tensor, "chann
 
 
 def _to_pixels(picture: Image.Image, side: int, channels: int) -> UInt8[Tensor, "channel side side"]:
-    picture = ImageOps.exif_transpose(picture).convert("RGB" if channels == 3 else "L")
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):
+        # Pillow's own conversion cuts 16 bits off at 255 instead of scaling them
+        picture = Image.fromarray((np.asarray(picture).astype(np.float32) / 257).round().astype(np.uint8))
+    picture = picture.convert("RGB" if channels == 3 else "L")
     picture = ImageOps.fit(picture, (side, side), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(picture)).view(side, side, channels).permute(2, 0, 1).contiguous()
 
@@ -237,6 +241,8 @@ def _samples(path: Any, train: Any, valid: Any, seed: int) -> tuple[list[Sample]
         return _classes(Path(train)), _classes(Path(valid)), "two folders of classes"
     if path is None:
         raise ConfigError("give a folder of pictures, or train= and valid= folders")
+    if valid is not None and not isinstance(valid, float):
+        raise ConfigError(f"beside a folder, valid= is the share to hold out, got {valid!r}; name both: train=, valid=")
     root = Path(path)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; expected a folder of pictures")

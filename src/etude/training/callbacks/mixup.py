@@ -53,6 +53,8 @@ class MixUp(Callback):
         """Mix inputs (or leave that to the hook in a hidden layer) and targets."""
         if isinstance(batch.targets, MixedTargets):
             raise ConfigError("the targets are mixed already; use one mixing callback at a time")
+        if not isinstance(batch.targets, Tensor):
+            raise ConfigError(f"MixUp needs targets in one tensor, got {type(batch.targets).__name__}")
         seed = learner.seed if self.seed is None else self.seed
         generator = random.generator(seed, "mixup", learner.progress.batch, device=learner.device)
         weight = draw_weights(self.alpha, batch.size, generator)
@@ -84,6 +86,8 @@ class MixUp(Callback):
             # training only, whatever mode a frozen norm is held in; a step with two passes (SAM) mixes both alike
             if not model.training or self._pairs is None:
                 return None
+            if not isinstance(output, Tensor):
+                raise ConfigError(f"module {self.at!r} returns {type(output).__name__}; MixUp can mix one tensor")
             self._mixed = True
             return mix(output, *self._pairs)
 
