@@ -102,7 +102,6 @@ def learner(loader, variant: str) -> Callable[[], object]:
     import tempfile
 
     import torch
-    import torch.nn.functional as F
 
     import etude
     from etude.runs.record import KeepRun, new_run_folder
@@ -114,15 +113,15 @@ def learner(loader, variant: str) -> Callable[[], object]:
         def after_step(self, learner, batch, output) -> None:
             pass
 
-    run = Path(tempfile.mkdtemp(prefix="etude-bench-")) / "run"
+    run = new_run_folder("bench", Path(tempfile.mkdtemp(prefix="etude-bench-")) / "run")
     callbacks = {
-        "learner": lambda: [],
+        "learner": list,
         "learner watchers": lambda: [Watcher() for _ in range(8)],
         "learner mixup": lambda: [etude.MixUp(0.4)],
         "learner recipe": lambda: [
             etude.ClipGradNorm(10.0),
             etude.Record(),
-            KeepRun(new_run_folder("bench", run), {}),
+            KeepRun(run, {}),
             etude.SaveBest("train_loss"),
             etude.EarlyStopping("train_loss"),
         ],
@@ -131,7 +130,7 @@ def learner(loader, variant: str) -> Callable[[], object]:
     made = etude.Learner(
         network(),
         (loader, None),
-        F.cross_entropy,
+        torch.nn.functional.cross_entropy,
         lambda groups: torch.optim.SGD(groups, lr=1e-2, momentum=0.9 if recipe else 0.0),
         metrics=[etude.accuracy, etude.metrics.cross_entropy] if recipe else (),
         callbacks=callbacks,
@@ -231,9 +230,8 @@ def report(figures: dict[str, list[dict[str, float]]], given: argparse.Namespace
     if given.json:
         machine = {"python": platform.python_version(), "processor": platform.processor(), "cpus": platform.machine()}
         command = shlex.join(["python", *sys.argv])
-        given.json.write_text(
-            json.dumps({"command": command, "rounds": given.rounds, "machine": machine, "table": table}, indent=2) + "\n"
-        )
+        kept = {"command": command, "rounds": given.rounds, "machine": machine, "table": table}
+        given.json.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,4 +20,5 @@ def seconds(*arguments: str) -> float:
 for arguments in (["--help"], ["demo", "--help"]):
     seconds(*arguments)
     times = [seconds(*arguments) for _ in range(11)]
-    print(f"etude {' '.join(arguments):12} median {statistics.median(times):.3f} s, {min(times):.3f} to {max(times):.3f} s")
+    command, middle = " ".join(["etude", *arguments]), statistics.median(times)
+    print(f"{command:18} median {middle:.3f} s, {min(times):.3f} to {max(times):.3f} s")

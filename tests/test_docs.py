@@ -125,9 +125,7 @@ def test_code_of_the_page_runs(page, run_page):
 
 @pytest.mark.parametrize("page", named(PAGES))
 def test_blocks_say_what_they_are(page):
-    languages = {block.language for block in blocks(page)}
-
-    assert languages <= {"python", "text", "sh", "toml", "json", "{toctree}"}
+    assert {block.language for block in blocks(page)} <= {"python", "text", "sh", "toml", "json", "{toctree}"}
 
 
 @pytest.mark.parametrize("page", named(PAGES))
@@ -215,10 +213,8 @@ def test_own_steps_are_as_short_as_promised():
 def sam_learner(page: dict, **options) -> Learner:
     torch.manual_seed(0)
     model = LessonCNN(10, channels=1, widths=[16, 32, 64], stem_stride=1)
-    step = page["sam_step"]
-    return Learner(
-        model, digits(), nn.CrossEntropyLoss(), sgd(), metrics=[accuracy], step=step, progress=False, **options
-    )
+    options |= {"metrics": [accuracy], "step": page["sam_step"], "progress": False}
+    return Learner(model, digits(), nn.CrossEntropyLoss(), sgd(), **options)
 
 
 @pytest.mark.parametrize("options", [{"accumulate": 2}, {"callbacks": [MixUp(0.2, at="1")]}], ids=["window", "mixup"])
