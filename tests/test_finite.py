@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from etude import Debug, Learner, NonFiniteError, optim
+from etude import Debug, Learner, NonFiniteError, optim, supervised_step
 from etude.training import loop
 from etude.training.finite import FiniteGuard
 
@@ -129,6 +129,19 @@ def test_the_check_changes_no_gradient(dtype):
 
     assert guard.step([], [grad])
     assert torch.equal(grad, before)
+
+
+def test_a_step_that_claims_an_update_cannot_hide_a_bad_one():
+    def step(learner, batch):
+        return supervised_step(learner, batch)._replace(updated=True)
+
+    batches = _batches()
+    batches[2][0][0, 0] = torch.nan
+    learner = Learner(
+        _model(), batches, nn.CrossEntropyLoss(), torch.optim.SGD, step=step, progress=False, device="cpu"
+    )
+    with pytest.raises(NonFiniteError, match="step 3 "):
+        learner.fit(1, lr=0.01)
 
 
 def test_the_first_of_several_bad_steps_is_found_when_the_host_looks_late(monkeypatch):

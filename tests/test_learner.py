@@ -12,7 +12,7 @@ from etude import ConfigError, Learner, MixUp, optim
 from etude.recipes.demo import digits
 from etude.training import precision as precisions
 from etude.training import snapshot
-from etude.training.learner import pick_device
+from etude.training.device import pick_device
 from etude.vision import learner as vision_learner
 
 
@@ -234,14 +234,42 @@ def test_bf16_computes_in_bf16_and_keeps_weights_and_loss_in_float32():
 @pytest.mark.parametrize(("bf16_seconds", "chosen"), [(0.5, "bf16"), (0.95, "fp32")])
 def test_auto_takes_the_faster_precision_and_records_why(monkeypatch, bf16_seconds, chosen):
     monkeypatch.setattr(precisions, "_seconds", lambda model, loss_of, p: 1.0 if p.name == "fp32" else bf16_seconds)
-    learner = _learner(precision="auto")
+    monkeypatch.setattr(precisions, "_imitates_bf16", lambda: False)
+    learner = _learner(precision="auto", device="cpu")
     learner.fit(1, lr=0.1)
 
     assert learner.precision.name == chosen
     assert "measured" in learner.precision.reason
 
 
-def test_measuring_the_precision_changes_nothing():
+def test_a_hopeless_bf16_is_tried_once(monkeypatch):
+    tried = []
+
+    def seconds(model, loss_of, precision):
+        tried.append(precision.name)
+        return 1.0 if precision.name == "fp32" else 15.0
+
+    monkeypatch.setattr(precisions, "_seconds", seconds)
+    monkeypatch.setattr(precisions, "_imitates_bf16", lambda: False)
+    learner = _learner(precision="auto", device="cpu")
+    learner.fit(1, lr=0.1)
+
+    assert tried == ["fp32", "bf16"]
+    assert "15.0 times as long" in learner.precision.reason
+
+
+def test_a_processor_without_bf16_is_not_timed(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(precisions.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(precisions, "_seconds", lambda *_: pytest.fail("timed"))
+    learner = _learner(precision="auto", device="cpu")
+    learner.fit(1, lr=0.1)
+
+    assert learner.precision.name == "fp32"
+
+
+def test_measuring_the_precision_changes_nothing(monkeypatch):
+    monkeypatch.setattr(precisions, "_imitates_bf16", lambda: False)
     weights = []
     for precision in ("auto", None):
         torch.manual_seed(5)

@@ -35,6 +35,22 @@ def test_a_saved_model_gives_the_same_predictions(trained, tmp_path):
     assert loaded.data.vocab == trained.data.vocab
 
 
+def test_a_picture_file_is_predicted_alike_after_loading(tmp_path):
+    """The loaded model reads files as the training data did: larger than its window, then the middle."""
+    pixels = torch.randint(0, 256, (30, 3, 37, 37), dtype=torch.uint8)
+    train = (pixels, torch.arange(30) % 2)
+    learner = vision.learner(
+        "lesson_cnn", vision.from_arrays(train, train, vocab=["a", "b"], size=32), progress=False, precision="fp32"
+    )
+    Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).resize((60, 50)).save(tmp_path / "new.png")
+    learner.save(tmp_path / "model")
+
+    assert torch.equal(
+        etude.load(tmp_path / "model").predict(tmp_path / "new.png").output,
+        learner.predict(tmp_path / "new.png").output,
+    )
+
+
 def test_predictions_come_in_order_with_labels_and_targets(trained):
     predictions = trained.predict()
 

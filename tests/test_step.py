@@ -253,19 +253,45 @@ def test_no_host_sync_in_a_step():
     assert found[0] == found[-1], f"{found[-1] - found[0]} waits in {len(found) - 1} steps"
 
 
-@pytest.mark.parametrize("forgotten", ["backward", "update"])
-def test_a_step_that_would_train_nothing_is_refused(forgotten):
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("no backward", "did not call learner.backward"),
+        ("no update", "did not call learner.update"),
+        ("two updates", r"called learner.update\(\) twice"),
+        ("no output", "returned NoneType; it must return a StepOutput"),
+    ],
+)
+def test_a_step_that_breaks_the_rules_is_refused(wrong, words):
     def step(learner, batch):
         loss, preds = learner.forward(batch)
-        if forgotten != "backward":
+        if wrong != "no backward":
             learner.backward(loss)
-        updated = learner.update() if forgotten != "update" else False
-        return etude.StepOutput(loss.detach(), preds.detach(), batch, updated)
+        updated = learner.update() if wrong != "no update" else False
+        if wrong == "two updates":
+            learner.update()
+        output = etude.StepOutput(loss.detach(), preds.detach(), batch, updated)
+        return None if wrong == "no output" else output
 
     learner = Learner(
         _model(), _loaders(), nn.CrossEntropyLoss(), torch.optim.SGD, step=step, progress=False, device="cpu"
     )
-    with pytest.raises(etude.ConfigError, match=f"did not call learner.{forgotten}"):
+    with pytest.raises(etude.ConfigError, match=words):
+        learner.fit(1, lr=0.1)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_transform_without_return_is_named():
+    class Forgetful(Callback):
+        @override
+        def transform_batch(self, batch, learner):
+            batch._replace(inputs=batch.inputs * 2)
+
+    learner = Learner(
+        _model(), _loaders(), nn.CrossEntropyLoss(), torch.optim.SGD, callbacks=[Forgetful()], progress=False
+    )
+    with pytest.raises(etude.ConfigError, match=r"Forgetful.transform_batch .* returned NoneType"):
         learner.fit(1, lr=0.1)
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from etude.training.learner import Learner as Learner
     from etude.training.predict import Prediction as Prediction
     from etude.training.predict import Predictions as Predictions
+    from etude.training.step import detached as detached
     from etude.training.step import supervised_step as supervised_step
     from etude.types import Batch as Batch
     from etude.types import MixedTargets as MixedTargets
@@ -85,6 +86,7 @@ _NAMES = {
     "Learner": "training.learner",
     "Prediction": "training.predict",
     "Predictions": "training.predict",
+    "detached": "training.step",
     "supervised_step": "training.step",
     "Batch": "types",
     "MixedTargets": "types",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,9 @@ from etude.errors import ConfigError
 from etude.types import MixedTargets, StepOutput
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
-Metric: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+Metric: TypeAlias = Callable[..., Tensor]
 
 _BLOCK_BATCHES = 50
 _BLOCK_BYTES = 64 << 20
@@ -33,7 +33,7 @@ def accuracy(preds: Float[Tensor, "*batch class"], targets: Int[Tensor, "*batch"
 
     Source: SPEC A17.
     """
-    return (preds.argmax(-1) == targets).float().mean()
+    return _share(preds.argmax(-1) == targets)
 
 
 def top_k_accuracy(
@@ -42,12 +42,17 @@ def top_k_accuracy(
     """The share of samples whose target is among the `k` highest scores. Use `partial(top_k_accuracy, k=3)`."""
     if k > preds.shape[-1]:
         raise ConfigError(f"top_k_accuracy with k={k} needs at least {k} classes, the model has {preds.shape[-1]}")
-    return (preds.topk(k, dim=-1).indices == targets.unsqueeze(-1)).any(-1).float().mean()
+    return _share((preds.topk(k, dim=-1).indices == targets.unsqueeze(-1)).any(-1))
 
 
 def cross_entropy(preds: Float[Tensor, "batch class"], targets: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
     """Plain cross entropy: comparable between runs with and without label smoothing."""
     return F.cross_entropy(preds, targets)
+
+
+def _share(hits: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
+    """The mean of yes and no, in float64 where the device has it, so that 308 of 360 is 0.8556 to the last digit."""
+    return hits.to(torch.float32 if hits.device.type == "mps" else torch.float64).mean()
 
 
 class EpochMeter:
@@ -95,10 +100,10 @@ class EpochMeter:
         self._count += sum(sizes)
         if not self._metrics:
             return
-        for preds, targets in _joined(block):
+        for preds, targets, count in _joined(block):
             for name, metric in self._metrics.items():
                 value = metric(preds, targets).to(wide)
-                self._add(name, value * len(preds) if value.ndim == 0 else value.sum())
+                self._add(name, value * count if value.ndim == 0 else value.sum())
 
     def _add(self, name: str, value: Tensor) -> None:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
@@ -126,14 +131,15 @@ def _name(metric: Metric) -> str:
     return str(name)
 
 
-def _joined(block: list[StepOutput]) -> list[tuple[Tensor, Tensor]]:
-    """The block's predictions and hard targets as few large tensors; one pair per batch where shapes differ."""
-    pairs = [(output.preds, _hard(output.batch.targets)) for output in block]
-    shapes = {(preds.shape[1:], targets.shape[1:]) for preds, targets in pairs}
-    if len(shapes) > 1:
-        return pairs
-    return [(torch.cat([preds for preds, _ in pairs]), torch.cat([targets for _, targets in pairs]))]
+def _joined(block: list[StepOutput]) -> list[tuple[Any, Any, int]]:
+    """Predictions, hard targets and count: the whole block at once, or batch by batch where it cannot be joined."""
+    parts = [(output.preds, _hard(output.batch.targets), output.batch.size) for output in block]
+    tensors = all(isinstance(preds, Tensor) and isinstance(targets, Tensor) for preds, targets, _ in parts)
+    if not tensors or len({(preds.shape[1:], targets.shape[1:]) for preds, targets, _ in parts}) > 1:
+        return parts
+    preds, targets, counts = zip(*parts, strict=True)
+    return [(torch.cat(preds), torch.cat(targets), sum(counts))]
 
 
-def _hard(targets: Tensor | MixedTargets) -> Tensor:
+def _hard(targets: Any) -> Any:
     return targets.dominant if isinstance(targets, MixedTargets) else targets

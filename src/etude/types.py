@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Shaped
@@ -60,6 +61,11 @@ class Batch(NamedTuple):
         while not isinstance(first, Tensor):
             first = next(iter(first.values())) if isinstance(first, dict) else first[0]
         return first.shape[0]
+
+    def first(self, num: int) -> Batch:
+        """The first `num` samples."""
+        batch: Batch = tree_map_only(Tensor, lambda tensor: tensor[:num], self)
+        return batch
 
 
 class StepOutput(NamedTuple):

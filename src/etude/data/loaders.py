@@ -168,7 +168,7 @@ class DataLoaders:
         return len(self.vocab)
 
 
-def as_dataloaders(data: DataLoaders | tuple[Any, Any] | Iterable[Any]) -> DataLoaders:
+def as_dataloaders(data: DataLoaders | Loader | tuple[Any, Any] | Iterable[Any]) -> DataLoaders:
     """A `DataLoaders` from what the user has: one already, or (train, valid), or training batches alone."""
     if isinstance(data, DataLoaders):
         return data

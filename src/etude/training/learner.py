@@ -27,6 +27,7 @@ from etude.training import saving, transfer
 from etude.training.callback import Callback, Events
 from etude.training.callbacks.progress import ShowProgress
 from etude.training.callbacks.scheduler import Scheduler
+from etude.training.device import pick_device
 from etude.training.history import History, Progress
 from etude.training.loop import Loop
 from etude.training.optimizer import Groups, check_instance, layer_groups, make_optimizer
@@ -40,6 +41,9 @@ from etude.types import Batch, StepOutput
 
 if TYPE_CHECKING:
     import os
+
+_FEW = 8
+"""Samples that a CPU times the precisions with."""
 
 Momentum: TypeAlias = float | tuple[float, float] | Literal["auto"] | None
 
@@ -69,7 +73,7 @@ class Learner:
     def __init__(
         self,
         model: nn.Module,
-        data: DataLoaders | tuple[Any, Any] | Iterable[Any],
+        data: DataLoaders | Loader | tuple[Any, Any] | Iterable[Any],
         loss_fn: LossFn,
         optimizer: OptimizerFactory | Optimizer,
         *,
@@ -182,6 +186,8 @@ class Learner:
             batch = self.data.augment(batch, self.seed, self.progress.epoch)
         for change in self._loop.events.transform_batch if self._loop else Events(self.callbacks).transform_batch:
             batch = change(batch, self)
+            if not isinstance(batch, Batch):
+                raise ConfigError(f"{change} returned {type(batch).__name__}; transform_batch must return a Batch")
         return batch
 
     def forward(self, batch: Batch) -> tuple[Tensor, Any]:
@@ -285,12 +291,17 @@ class Learner:
     def _choose_precision(self, train: Loader) -> None:
         if self.precision is not None:
             return
-        batch = self.one_batch()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            batch = next(train.batches(self.progress.epoch, self.device))
+        if self.device.type == "cpu":
+            batch = batch.first(_FEW)
 
         def loss_of(model: nn.Module, precision: Precision) -> Tensor:
             return losses.apply(self.loss_fn, self._run(model, batch, precision), batch.targets, batch.weight)
 
         self.precision = measure(self.model, loss_of, self.device)
+        if self.show_progress:
+            print(f"precision {self.precision.name}: {self.precision.reason}", flush=True)
 
     def _precision_now(self) -> Precision:
         return self.precision or Precision("fp32", self.device)
@@ -326,23 +337,3 @@ class Learner:
     def _repr_html_(self) -> str:
         """The learner and its layers in a notebook."""
         return f"<p>{html.escape(repr(self))}</p>{layer_table(self.model)}"
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """The named device, or for "auto" the GPU if there is one.
-
-    Raises:
-        ConfigError: the named device is not there; nothing else is taken in its place.
-    """
-    if str(device) == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}. Use 'auto' or 'cpu'."
-        ) from error
-    return torch.device(chosen.type, torch.cuda.current_device()) if str(chosen) == "cuda" else chosen

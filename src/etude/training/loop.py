@@ -50,7 +50,7 @@ class Loop:
         self._share: float | Tensor | None = None
         self._window_ends = True
         self._skip = ""
-        self._update_asked = False
+        self._updated: bool | Tensor | None = None
         self._losses: list[Tensor] = []
 
     def run(self, num_epochs: int, resume: snapshot.Snapshot | None = None) -> History:
@@ -118,7 +118,7 @@ class Loop:
         learner, progress = self.learner, self.learner.progress
         self.events.notify("before_step", learner)
         self.guard.before_step()
-        self._skip, self._losses, self._update_asked = "", [], False
+        self._skip, self._losses, self._updated = "", [], None
         amounts = [_amount(batch) for batch in window] if len(window) > 1 and not self.loss_is_sum else []
         for i, raw in enumerate(window, 1):
             self._window_ends = i == len(window)
@@ -128,11 +128,13 @@ class Loop:
                 output = learner.step(learner, raw)
             except SkipStep as skip:
                 output = self._skipped(raw, skip)
+            if not isinstance(output, StepOutput):
+                raise ConfigError(f"the step function returned {type(output).__name__}; it must return a StepOutput")
             progress.batch += 1
             if self._window_ends:
-                if not self._update_asked:
+                if self._updated is None:
                     raise ConfigError("the step function did not call learner.update(), so nothing would be trained")
-                if output.updated is not True:
+                if self._updated is not True:
                     self._raise_if_bad(self.guard.find_bad(progress.fit_step, output.batch))
                 progress.step += 1
                 progress.fit_step += 1
@@ -153,9 +155,10 @@ class Loop:
 
     def update(self) -> bool | Tensor:
         """At the end of a window: transform the gradients, step if all is finite, clear them."""
-        self._update_asked = True
         if not self._window_ends:
             return False
+        if self._updated is not None:
+            raise ConfigError("the step function called learner.update() twice; add the losses up and call it once")
         try:
             for change in () if self._skip else self.events.transform_grads:
                 change(self.learner.model, self.learner)
@@ -170,6 +173,7 @@ class Loop:
             grads = [tensor.grad for tensor in self._tensors if tensor.grad is not None]
             updated = self.guard.step(self._losses, grads)
         self.optimizer.zero_grad(set_to_none=True)
+        self._updated = updated
         return updated
 
     def _raise_if_bad(self, bad: BadStep | None) -> None:

@@ -7,6 +7,7 @@ stays outside it, in float32. `auto` times both on the first batch and keeps the
 from __future__ import annotations
 
 import copy
+import platform
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +24,8 @@ PRECISIONS: Final = ("fp32", "bf16", "auto")
 _WORTH_IT = 1.15
 """bf16 must be this much faster before `auto` gives up the bits."""
 _ROUNDS = 3
+_HOPELESS = 3.0
+"""bf16 is not tried again when its first run, compilation of kernels included, took so many times as long."""
 
 _NOTHING: Final = nullcontext()
 _HALF: Final = (torch.bfloat16, torch.float16)
@@ -57,16 +60,20 @@ class Precision:
 def measure(model: nn.Module, loss_of: Callable[[nn.Module, Precision], Tensor], device: torch.device) -> Precision:
     """Time a forward and backward of both precisions, in turn, and choose.
 
-    Works on a copy of the model and leaves the random generators as they were.
+    Works on a copy of the model and leaves the random generators as they were. A processor that would have to
+    imitate bfloat16 is not timed: that can take a hundred times as long.
 
     Args:
         model: the model to be trained.
-        loss_of: (model, precision) -> the scalar loss of a typical batch.
+        loss_of: (model, precision) -> the scalar loss of a few typical samples.
         device: where the model computes.
     """
+    if device.type == "cpu" and _imitates_bf16():
+        return Precision("fp32", device, "this processor has no bfloat16 instructions")
     candidates = [Precision("fp32", device), Precision("bf16", device)]
     trial = copy.deepcopy(model).train()
     best = {precision.name: float("inf") for precision in candidates}
+    first: dict[str, float] = {}
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         for i in range(_ROUNDS + 1):
@@ -74,6 +81,10 @@ def measure(model: nn.Module, loss_of: Callable[[nn.Module, Precision], Tensor],
                 seconds = _seconds(trial, loss_of, precision)
                 # the first round only warms up
                 best[precision.name] = min(best[precision.name], seconds if i else float("inf"))
+                first.setdefault(precision.name, seconds)
+            if first["bf16"] > _HOPELESS * first["fp32"]:
+                reason = f"bf16 took {first['bf16'] / first['fp32']:.1f} times as long in a first try"
+                return Precision("fp32", device, reason)
     faster = best["fp32"] / best["bf16"]
     chosen = "bf16" if faster >= _WORTH_IT else "fp32"
     reason = (
@@ -81,6 +92,12 @@ def measure(model: nn.Module, loss_of: Callable[[nn.Module, Precision], Tensor],
         f"({faster:.2f}x; bf16 is taken from {_WORTH_IT}x)"
     )
     return Precision(chosen, device, reason)
+
+
+def _imitates_bf16() -> bool:
+    """Whether this is an x86 processor without 512-bit vectors, and so without bfloat16 instructions."""
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return is_x86 and torch.backends.cpu.get_cpu_capability() not in ("AVX512", "AMX")
 
 
 def _seconds(model: nn.Module, loss_of: Callable[[nn.Module, Precision], Tensor], precision: Precision) -> float:

@@ -50,6 +50,7 @@ def save(learner: Learner, path: str | os.PathLike[str]) -> None:
         "format": _FORMAT,
         "model": config_of(learner.model),
         "model_class": type(learner.model).__name__,
+        "read": config_of(learner.data.read),
         "preprocess": config_of(learner.data.preprocess),
         "vocab": list(learner.data.vocab) if learner.data.vocab is not None else None,
         "channels": learner.data.channels,

@@ -180,6 +180,10 @@ class reader:  # called like a function; a class so that its settings can be see
     def __init__(self, side: int, channels: int) -> None:
         self.side, self.channels = side, channels
 
+    def config(self) -> dict[str, Json]:
+        """The constructor's arguments."""
+        return {"side": self.side, "channels": self.channels}
+
     def __call__(self, item: Any) -> UInt8[Tensor, "channel side side"]:
         """Read one picture; raises `DataError` naming the file."""
         if isinstance(item, Tensor):

@@ -21,6 +21,7 @@ from etude.training.callback import Callback
 from etude.training.callbacks.mixup import MixUp
 from etude.training.learner import Learner
 from etude.training.optimizer import Groups
+from etude.training.step import Step, supervised_step
 from etude.vision.data import ImagePreprocess, reader
 from etude.vision.models import ARCHITECTURES, create_model
 
@@ -38,6 +39,7 @@ def learner(
     optimizer: OptimizerFactory | None = None,
     groups: Groups | None = None,
     callbacks: Sequence[Callback] = (),
+    step: Step = supervised_step,
     precision: str = "auto",
     accumulate: int = 1,
     device: str | torch.device = "auto",
@@ -57,6 +59,7 @@ def learner(
         optimizer: instead of `etude.optim.adamw()`.
         groups: model -> layer groups; None takes body and head.
         callbacks: after MixUp.
+        step: what one training step does.
         precision: "fp32", "bf16", or "auto", which measures.
         accumulate: batches per update.
         device: "auto", or a named one.
@@ -76,6 +79,7 @@ def learner(
         groups=groups,
         metrics={"accuracy": accuracy, "cross_entropy": cross_entropy},
         callbacks=(*([MixUp(mixup)] if mixup else []), *callbacks),
+        step=step,
         precision=precision,
         accumulate=accumulate,
         device=device,
@@ -95,7 +99,7 @@ def from_saved(saved: saving.SavedModel) -> Learner:
         None,
         vocab=Vocab(description["vocab"]) if description.get("vocab") else None,
         preprocess=preprocess,
-        read=reader(preprocess.size, description["channels"]) if preprocess else None,
+        read=reader(**description["read"]) if description.get("read") else None,
         channels=description["channels"],
         description=f"loaded from {saved.path}",
     )
