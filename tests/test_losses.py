@@ -68,7 +68,8 @@ def test_excluding_the_true_class_equals_a_larger_smoothing(classes):
 
 def _distribution(loss, classes):
     """What a loss holds for the truth when class 0 is: the cost of each class's log-probability alone."""
-    return loss.from_log_probs(-torch.eye(classes, dtype=torch.float64), torch.zeros(classes, dtype=torch.long))
+    log_probs, targets = -torch.eye(classes, dtype=torch.float64), torch.zeros(classes, dtype=torch.long)
+    return losses.smoothed_losses(log_probs, targets, loss.smoothing, loss.exclude_true)
 
 
 @pytest.mark.parametrize("exclude_true", [False, True])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch.nn.functional as F
@@ -51,24 +51,29 @@ class LabelSmoothingCrossEntropy(nn.Module):
 
     @override
     def forward(self, preds: Float[Tensor, "batch class"], targets: Int[Tensor, "batch"]) -> Float[Tensor, "..."]:
-        return reduce(self.from_log_probs(preds.log_softmax(-1), targets), self.reduction)
-
-    def from_log_probs(
-        self, log_probs: Float[Tensor, "batch class"], targets: Int[Tensor, "batch"] | MixedTargets
-    ) -> Float[Tensor, "batch"]:
-        """The loss of each sample; for mixed targets the weighted mean of both labels' losses."""
-        true = _log_prob_of(log_probs, targets)
-        if not self.smoothing:
-            # nothing times the infinity of a ruled-out class would be NaN
-            return -true
-        num_classes, smoothing = log_probs.shape[-1], self.smoothing
-        if self.exclude_true:
-            smoothing = smoothing * num_classes / (num_classes - 1)
-        return -((1 - smoothing) * true + smoothing * log_probs.mean(-1))
+        losses = smoothed_losses(preds.log_softmax(-1), targets, self.smoothing, self.exclude_true)
+        return reduce(losses, self.reduction)
 
     @override
     def extra_repr(self) -> str:
         return f"smoothing={self.smoothing}, reduction={self.reduction!r}"
+
+
+def smoothed_losses(
+    log_probs: Float[Tensor, "batch class"],
+    targets: Int[Tensor, "batch"] | MixedTargets,
+    smoothing: float = 0.0,
+    exclude_true: bool = False,
+) -> Float[Tensor, "batch"]:
+    """The smoothed cross entropy of each sample; for mixed targets the weighted mean of both labels' losses."""
+    true = _log_prob_of(log_probs, targets)
+    if not smoothing:
+        # nothing times the infinity of a ruled-out class would be NaN
+        return -true
+    num_classes = log_probs.shape[-1]
+    if exclude_true:
+        smoothing = smoothing * num_classes / (num_classes - 1)
+    return -((1 - smoothing) * true + smoothing * log_probs.mean(-1))
 
 
 def apply(loss_fn: LossFn, preds: Any, targets: Any, weight: Float[Tensor, "batch"] | None = None) -> Tensor:
@@ -97,9 +102,9 @@ def apply(loss_fn: LossFn, preds: Any, targets: Any, weight: Float[Tensor, "batc
 
 def per_sample(loss_fn: LossFn, preds: Any, targets: Any) -> Float[Tensor, "batch"]:
     """The loss of each sample; what a loss gives per pixel or per token is reduced over the sample as it says."""
-    smooth = _as_label_smoothing(loss_fn, preds, targets)
-    if smooth is not None:
-        return smooth.from_log_probs(preds.log_softmax(-1), targets)
+    smoothing = _smoothing_of(loss_fn, preds, targets)
+    if smoothing is not None:
+        return smoothed_losses(preds.log_softmax(-1), targets, *smoothing)
     if isinstance(targets, MixedTargets):
         first, second = per_sample(loss_fn, preds, targets.first), per_sample(loss_fn, preds, targets.second)
         return second.lerp(first, targets.weight.to(first.dtype))
@@ -157,19 +162,19 @@ def reduce(losses: Float[Tensor, "..."], reduction: str) -> Float[Tensor, "..."]
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
-def _as_label_smoothing(loss_fn: LossFn, preds: Any, targets: Any) -> LabelSmoothingCrossEntropy | None:
-    """The loss as label smoothing when it is one, or a plain cross entropy, of class numbers; else None."""
+def _smoothing_of(loss_fn: LossFn, preds: Any, targets: Any) -> tuple[float, bool] | None:
+    """The arguments of `smoothed_losses` when the loss is a smoothed or plain cross entropy of class numbers."""
     labels = targets.first if isinstance(targets, MixedTargets) else targets
     if not isinstance(preds, Tensor) or preds.ndim != 2 or labels.is_floating_point():
         return None
     if isinstance(loss_fn, LabelSmoothingCrossEntropy):
-        return loss_fn
+        return loss_fn.smoothing, loss_fn.exclude_true
     if loss_fn is F.cross_entropy:
-        return LabelSmoothingCrossEntropy(0.0)
+        return 0.0, False
     # torch's smoothed one also knows ignored targets; it takes the general way
     if type(loss_fn) is not nn.CrossEntropyLoss or loss_fn.label_smoothing or loss_fn.weight is not None:
         return None
-    return LabelSmoothingCrossEntropy(0.0) if loss_fn.ignore_index == -100 else None
+    return (0.0, False) if loss_fn.ignore_index == -100 else None
 
 
 def _log_prob_of(
@@ -187,7 +192,9 @@ def _checked(reduction: str) -> str:
     return reduction
 
 
+@lru_cache(maxsize=32)
 def _parameters(function: LossFn) -> dict[str, inspect.Parameter]:
+    """A function's arguments by name; kept, because reading a signature takes longer than most losses."""
     try:
         return dict(inspect.signature(function).parameters)
     except ValueError:

@@ -128,18 +128,22 @@ class Loop:
                 output = learner.step(learner, raw)
             except SkipStep as skip:
                 output = self._skipped(raw, skip)
-            if not isinstance(output, StepOutput):
-                raise ConfigError(f"the step function returned {type(output).__name__}; it must return a StepOutput")
             progress.batch += 1
             if self._window_ends:
-                if self._updated is None:
-                    raise ConfigError("the step function did not call learner.update(), so nothing would be trained")
-                if self._updated is not True:
-                    self._raise_if_bad(self.guard.find_bad(progress.fit_step, output.batch))
+                self._check(output)
                 progress.step += 1
                 progress.fit_step += 1
             meter.add(output)
             self.events.notify("after_step", learner, output.batch, output)
+
+    def _check(self, output: StepOutput) -> None:
+        """Refuse a step that broke the rules, and end the fit at a value that is not finite."""
+        if not isinstance(output, StepOutput):
+            raise ConfigError(f"the step function returned {type(output).__name__}; it must return a StepOutput")
+        if self._updated is None:
+            raise ConfigError("the step function did not call learner.update(), so nothing would be trained")
+        if self._updated is not True:
+            self._raise_if_bad(self.guard.find_bad(self.learner.progress.fit_step, output.batch))
 
     def _skipped(self, raw: Batch, skip: SkipStep) -> StepOutput:
         """What a batch gives that a callback refused before the model ran."""
