@@ -23,10 +23,10 @@ demo: $(STAMP) ## set up, then learn to read real handwritten digits (under a mi
 
 test: $(STAMP) ## set up, then run the fast tests
 	@echo "running the fast tests"
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: $(STAMP) ## run every test, the slow ones too
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2
 
 check: $(STAMP) ## lint, types, and file and function budgets
 	@echo "ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
