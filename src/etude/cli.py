@@ -19,6 +19,7 @@ app = App(
     name="etude",
     help="Train image and text models: one readable technique per file, at full speed, with results to be trusted.",
     version_flags=["--version"],
+    help_format="plaintext",  # rendering Markdown would take longer than all the rest
     default_parameter=Parameter(negative=()),
 )
 
@@ -31,8 +32,9 @@ def demo(
 ) -> dict[str, Any]:
     """Learn to read 1,797 real handwritten digits, without a download.
 
-    Trains a small convolutional network with MixUp, label smoothing and one-cycle, prints a table, and draws the
-    curves and a grid of predictions into the run's folder.
+    Trains a small convolutional network with MixUp, label smoothing and
+    one-cycle, prints a table, and draws the curves and a grid of predictions
+    into the run's folder.
     """
     return demo_recipe.demo(train, run)
 
