@@ -169,9 +169,11 @@ def calls_per_step(variant: str) -> float:
     batches, run = make(variant, 41)
     count = 0
 
+    package = str(Path(etude.__file__).parent)
+
     def profile(frame: object, event: str, argument: object) -> None:
         nonlocal count
-        if event == "call" and batches.start and not batches.end and "/etude/" in frame.f_code.co_filename:
+        if event == "call" and batches.start and not batches.end and frame.f_code.co_filename.startswith(package):
             count += 1
 
     sys.setprofile(profile)

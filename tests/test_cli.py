@@ -39,7 +39,8 @@ def test_help_does_not_import_torch(etude_command, arguments):
         (["demo", "--epochs", "many"], "--epochs"),
         (["dmo"], 'Did you mean "demo"?'),
         (["demo", "--precision", "fp8"], "fp8"),
-        (["demo", "--epochs", "0", "--run-dir", "x"], "num_epochs must be at least 1"),
+        (["demo", "--epochs", "0", "--run-dir", "x"], "--epochs must be at least 1"),
+        (["demo", "--lr", "-1", "--run-dir", "x"], "finite number of at least 0, got -1.0"),
         (["demo", "--device", "warp", "--run-dir", "x"], "device 'warp' cannot be used"),
         (["demo", "--mixup", "-1", "--run-dir", "x"], "alpha must be positive"),
     ],
@@ -154,7 +155,7 @@ def test_ctrl_c_exits_with_130_and_leaves_a_note(etude_command, tmp_path):
     command = [*etude_command, "demo", "--epochs", "500", "--run-dir", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for _ in range(600):
-            if (folder / "checkpoints" / "last.safetensors").exists():
+            if (folder / "checkpoints" / "last" / "model.json").exists():
                 break
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
@@ -163,4 +164,7 @@ def test_ctrl_c_exits_with_130_and_leaves_a_note(etude_command, tmp_path):
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "KeyboardInterrupt" in (folder / "incidents.jsonl").read_text()
+    assert len(etude.load(folder / "checkpoints" / "last").data.vocab) == 10
+    kinds = [json.loads(line)["kind"] for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert kinds.count("step") >= 22 * kinds.count("epoch")
     assert not (folder / "result.json").exists()

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import etude
 from etude import ConfigError, LoadError, vision
 from etude.recipes.demo import digits
-from etude.training.transfer import freeze_body
+from etude.training.transfer import freeze_body, unfreeze
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_model_of_ones_own_is_loaded_into_a_new_one(tmp_path):
     loaded = etude.load(tmp_path, model=nn.Linear(4, 3))
 
     assert torch.equal(loaded.model.weight, learner.model.weight)
-    with pytest.raises(LoadError, match="weights of a Linear, which etude cannot build by name"):
+    with pytest.raises(LoadError, match="describes a Linear, which etude cannot build by name"):
         etude.load(tmp_path)
     with pytest.raises(LoadError, match=r"weight: \(3, 4\) in the file, \(5, 4\) in the model"):
         etude.load(tmp_path, model=nn.Linear(4, 5))
@@ -158,7 +158,7 @@ def test_a_loaded_model_cannot_be_trained_by_accident(trained, tmp_path):
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04pickle"), "damaged"),
         (lambda folder: _cut(folder / "model.safetensors"), "damaged"),
         (lambda folder: (folder / "model.json").write_text("{"), "damaged"),
-        (lambda folder: (folder / "model.json").write_text("[]"), "not of format 1"),
+        (lambda folder: (folder / "model.json").write_text("[]"), "not a whole description of format 1"),
         (lambda folder: _set(folder, arch="os.system"), "cannot build by name"),
         (lambda folder: _set(folder, num_classes=7), "other shapes"),
     ],
@@ -228,6 +228,7 @@ def test_frozen_norms_are_those_of_the_body_only():
     learner.fit(1, lr=0.01, callbacks=freeze_body(learner, norm="frozen"))
     assert (int(body[2].num_batches_tracked), int(head[1].num_batches_tracked)) == (0, 1)
 
+    unfreeze(learner)
     freeze_body(learner, norm="train")
     assert body[1].weight.requires_grad
     assert not body[0].weight.requires_grad

@@ -29,14 +29,14 @@ def demo(
     *,
     train: Annotated[demo_recipe.DemoOptions, Parameter(name="*")] = demo_recipe.DemoOptions(),  # noqa: B008  # frozen
     run: Annotated[RunOptions, Parameter(name="*")] = RunOptions(),  # noqa: B008  # frozen
-) -> dict[str, Any]:
+) -> None:
     """Learn to read 1,797 real handwritten digits, without a download.
 
     Trains a small convolutional network with MixUp, label smoothing and
     one-cycle, prints a table, and draws the curves and a grid of predictions
     into the run's folder.
     """
-    return demo_recipe.demo(train, run)
+    _finish(demo_recipe.demo(train, run), run)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_command(arguments: list[str]) -> int:
     """Run one command; returns its exit code instead of leaving the process."""
     try:
-        result = app(arguments, exit_on_error=False, result_action="return_value")
+        app(arguments, exit_on_error=False, result_action="return_value")
     except CycloptsError:
         # cyclopts has printed what was wrong with the flags
         return 2
@@ -55,17 +55,23 @@ def run_command(arguments: list[str]) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        return _failed(error)
-    if isinstance(result, dict) and "--json" in arguments:
-        print(json.dumps(result))
+        return _failed(error, as_json="--json" in arguments)
     return 0
 
 
-def _failed(error: Exception) -> int:
+def _finish(result: dict[str, Any], run: RunOptions) -> None:
+    """Print a command's result as the last line, if asked."""
+    if run.json:
+        print(json.dumps(result))
+
+
+def _failed(error: Exception, *, as_json: bool) -> int:
     """Print an error of the library or the system as one clear line; let a bug show its traceback."""
     from etude.errors import ConfigError, EtudeError
 
     if not isinstance(error, EtudeError | OSError):
         raise error
     print(f"etude: {error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": str(error)}))
     return 2 if isinstance(error, ConfigError) else 1

@@ -11,8 +11,10 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
@@ -50,9 +52,9 @@ class LabelSmoothingCrossEntropy(nn.Module):
         self.smoothing, self.reduction, self.exclude_true = smoothing, _checked(reduction), exclude_true
 
     @override
-    def forward(self, preds: Float[Tensor, "batch class"], targets: Int[Tensor, "batch"]) -> Float[Tensor, "..."]:
-        losses = smoothed_losses(preds.log_softmax(-1), targets, self.smoothing, self.exclude_true)
-        return reduce(losses, self.reduction)
+    def forward(self, preds: Float[Tensor, "batch class *rest"], targets: Int[Tensor, "batch *rest"]) -> Tensor:
+        smoothing = _spread(self.smoothing, preds.shape[1], self.exclude_true)
+        return F.cross_entropy(preds, targets, label_smoothing=smoothing, reduction=self.reduction)
 
     @override
     def extra_repr(self) -> str:
@@ -70,10 +72,13 @@ def smoothed_losses(
     if not smoothing:
         # nothing times the infinity of a ruled-out class would be NaN
         return -true
-    num_classes = log_probs.shape[-1]
-    if exclude_true:
-        smoothing = smoothing * num_classes / (num_classes - 1)
+    smoothing = _spread(smoothing, log_probs.shape[-1], exclude_true)
     return -((1 - smoothing) * true + smoothing * log_probs.mean(-1))
+
+
+def _spread(smoothing: float, num_classes: int, exclude_true: bool) -> float:
+    """The share spread over all classes that leaves the true one as much as `smoothing` over the others does."""
+    return smoothing * num_classes / (num_classes - 1) if exclude_true else smoothing
 
 
 def apply(loss_fn: LossFn, preds: Any, targets: Any, weight: Float[Tensor, "batch"] | None = None) -> Tensor:
@@ -83,7 +88,7 @@ def apply(loss_fn: LossFn, preds: Any, targets: Any, weight: Float[Tensor, "batc
         loss_fn: a loss module, or a function (preds, targets) -> loss.
         preds: what the model returned.
         targets: anything `loss_fn` takes, or `MixedTargets` of it.
-        weight: how much each sample counts; the mean is then the weighted mean.
+        weight: how much each sample counts; the mean is then the weighted mean, and ones change nothing.
 
     Raises:
         ConfigError: targets are mixed or weighted and the reduction of `loss_fn` cannot be switched off.
@@ -96,16 +101,16 @@ def apply(loss_fn: LossFn, preds: Any, targets: Any, weight: Float[Tensor, "batc
     if weight is None:
         return reduce(losses, reduction_of(loss_fn))
     if reduction_of(loss_fn) == "mean":
-        return (losses * weight).sum() / weight.sum()
+        return (losses * weight).sum() / (weight * _counts(loss_fn, targets, losses)).sum()
     return reduce(losses * weight, reduction_of(loss_fn))
 
 
 def per_sample(loss_fn: LossFn, preds: Any, targets: Any) -> Float[Tensor, "batch"]:
     """The loss of each sample; what a loss gives per pixel or per token is reduced over the sample as it says."""
-    smoothing = _smoothing_of(loss_fn, preds, targets)
-    if smoothing is not None:
-        return smoothed_losses(preds.log_softmax(-1), targets, *smoothing)
     if isinstance(targets, MixedTargets):
+        smoothing = _smoothing_of(loss_fn, preds, targets)
+        if smoothing is not None:
+            return smoothed_losses(preds.log_softmax(-1), targets, *smoothing)
         first, second = per_sample(loss_fn, preds, targets.first), per_sample(loss_fn, preds, targets.second)
         return second.lerp(first, targets.weight.to(first.dtype))
     with unreduced(loss_fn) as elementwise:
@@ -162,10 +167,9 @@ def reduce(losses: Float[Tensor, "..."], reduction: str) -> Float[Tensor, "..."]
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
-def _smoothing_of(loss_fn: LossFn, preds: Any, targets: Any) -> tuple[float, bool] | None:
+def _smoothing_of(loss_fn: LossFn, preds: Any, targets: MixedTargets) -> tuple[float, bool] | None:
     """The arguments of `smoothed_losses` when the loss is a smoothed or plain cross entropy of class numbers."""
-    labels = targets.first if isinstance(targets, MixedTargets) else targets
-    if not isinstance(preds, Tensor) or preds.ndim != 2 or labels.is_floating_point():
+    if not isinstance(preds, Tensor) or preds.ndim != 2 or targets.first.is_floating_point():
         return None
     if isinstance(loss_fn, LabelSmoothingCrossEntropy):
         return loss_fn.smoothing, loss_fn.exclude_true
@@ -175,6 +179,21 @@ def _smoothing_of(loss_fn: LossFn, preds: Any, targets: Any) -> tuple[float, boo
     if type(loss_fn) is not nn.CrossEntropyLoss or loss_fn.label_smoothing or loss_fn.weight is not None:
         return None
     return (0.0, False) if loss_fn.ignore_index == -100 else None
+
+
+def _counts(loss_fn: LossFn, targets: Any, losses: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """What each sample counts in torch's own mean: 1, but class weights and ignored targets count in cross entropy."""
+    is_function = loss_fn is F.cross_entropy
+    if not is_function and not isinstance(loss_fn, nn.CrossEntropyLoss | LabelSmoothingCrossEntropy):
+        return torch.ones_like(losses)
+    if not isinstance(targets, Tensor) or targets.is_floating_point():
+        return torch.ones_like(losses)
+    ignored, classes = -100, None
+    if isinstance(loss_fn, nn.CrossEntropyLoss):
+        ignored, classes = loss_fn.ignore_index, loss_fn.weight
+    kept = targets != ignored
+    each = kept.to(losses.dtype) if classes is None else classes[targets.where(kept, 0)] * kept
+    return each if each.ndim == 1 else each.flatten(1).mean(1)
 
 
 def _log_prob_of(
@@ -192,9 +211,18 @@ def _checked(reduction: str) -> str:
     return reduction
 
 
-@lru_cache(maxsize=32)
 def _parameters(function: LossFn) -> dict[str, inspect.Parameter]:
-    """A function's arguments by name; kept, because reading a signature takes longer than most losses."""
+    """A callable's arguments by name."""
+    return _of_function(function) if isinstance(function, FunctionType) else _read_parameters(function)
+
+
+@lru_cache(maxsize=32)
+def _of_function(function: FunctionType) -> dict[str, inspect.Parameter]:
+    """Kept, because reading a signature takes longer than most losses."""
+    return _read_parameters(function)
+
+
+def _read_parameters(function: LossFn) -> dict[str, inspect.Parameter]:
     try:
         return dict(inspect.signature(function).parameters)
     except ValueError:

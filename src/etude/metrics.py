@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from etude.errors import ConfigError
 from etude.types import MixedTargets, StepOutput
@@ -31,8 +32,16 @@ _BLOCK_BYTES = 64 << 20
 def accuracy(preds: Float[Tensor, "*batch class"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, ""]:
     """The share of samples whose highest score is the target's.
 
+    Raises:
+        ConfigError: there are no scores of several classes, or the targets are not class numbers.
+
     Source: SPEC A17.
     """
+    if preds.ndim != targets.ndim + 1 or preds.shape[-1] < 2 or targets.is_floating_point():
+        raise ConfigError(
+            f"accuracy compares scores (batch, classes) with class numbers (batch), got {tuple(preds.shape)} and "
+            f"{targets.dtype} {tuple(targets.shape)}; for other outputs pass a metric of your own"
+        )
     return _share(preds.argmax(-1) == targets)
 
 
@@ -55,6 +64,15 @@ def _share(hits: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
     return hits.to(torch.float32 if hits.device.type == "mps" else torch.float64).mean()
 
 
+class _Seen(NamedTuple):
+    """What a metric needs of one batch."""
+
+    loss: Tensor
+    preds: Any
+    targets: Any
+    size: int
+
+
 class EpochMeter:
     """The mean loss and metrics of one pass over the data, each batch weighted by its number of samples.
 
@@ -65,7 +83,7 @@ class EpochMeter:
 
     def __init__(self, metrics: Mapping[str, Metric], *, loss_is_sum: bool = False) -> None:
         self._metrics, self._loss_is_sum = metrics, loss_is_sum
-        self._block: list[StepOutput] = []
+        self._block: list[_Seen] = []
         self._bytes = 0
         self._count = 0
         self._sums: dict[str, Tensor] = {}
@@ -74,9 +92,11 @@ class EpochMeter:
         """Count one batch. Batches that were skipped before the model ran carry no loss and are left out."""
         if output.preds is None:
             return
-        self._block.append(output)
-        if isinstance(output.preds, Tensor):
-            self._bytes += output.preds.nbytes
+        targets = output.batch.targets
+        # what is needed later and no more: the inputs of fifty batches would fill a GPU
+        hard = targets.dominant if isinstance(targets, MixedTargets) else targets
+        self._block.append(_Seen(output.loss, output.preds, hard, output.batch.size))
+        self._bytes += _num_bytes(output.preds)
         if len(self._block) >= _BLOCK_BATCHES or self._bytes > _BLOCK_BYTES:
             self._reduce_block()
 
@@ -92,18 +112,21 @@ class EpochMeter:
         block, self._block, self._bytes = self._block, [], 0
         if not block:
             return
-        sizes = [output.batch.size for output in block]
-        losses = torch.stack([output.loss for output in block])
+        # numbers of the host times numbers of the device: a tensor of sizes would have to be copied there
+        losses = torch.stack([seen.loss for seen in block])
         wide = losses.dtype if losses.device.type == "mps" else torch.float64
-        shares = [1] * len(sizes) if self._loss_is_sum else sizes
-        self._add("loss", (losses.to(wide) * torch.tensor(shares, dtype=wide, device=losses.device)).sum())
-        self._count += sum(sizes)
+        amounts = [self._amount(seen) for seen in block]
+        self._add("loss", torch.stack(torch._foreach_mul(list(losses.to(wide).unbind()), amounts)).sum())
+        self._count += sum(seen.size for seen in block)
         if not self._metrics:
             return
         for preds, targets, count in _joined(block):
             for name, metric in self._metrics.items():
-                value = metric(preds, targets).to(wide)
+                value = torch.as_tensor(metric(preds, targets), device=losses.device).to(wide)
                 self._add(name, value * count if value.ndim == 0 else value.sum())
+
+    def _amount(self, seen: _Seen) -> float:
+        return 1.0 if self._loss_is_sum else float(seen.size)
 
     def _add(self, name: str, value: Tensor) -> None:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
@@ -117,6 +140,8 @@ def named(metrics: Sequence[Metric] | Mapping[str, Metric]) -> dict[str, Metric]
     """
     if isinstance(metrics, Mapping):
         return dict(metrics)
+    if not isinstance(metrics, Sequence) or not all(map(callable, metrics)):
+        raise ConfigError(f"metrics must be a list of functions (preds, targets), such as [accuracy], got {metrics!r}")
     names = [_name(metric) for metric in metrics]
     if len(set(names)) < len(names):
         raise ConfigError(f"two metrics have the same name: {names}. Pass a dict of name to metric.")
@@ -131,15 +156,17 @@ def _name(metric: Metric) -> str:
     return str(name)
 
 
-def _joined(block: list[StepOutput]) -> list[tuple[Any, Any, int]]:
+def _num_bytes(preds: Any) -> int:
+    if isinstance(preds, Tensor):
+        return preds.nbytes
+    return sum(leaf.nbytes for leaf in tree_leaves(preds) if isinstance(leaf, Tensor))
+
+
+def _joined(block: list[_Seen]) -> list[tuple[Any, Any, int]]:
     """Predictions, hard targets and count: the whole block at once, or batch by batch where it cannot be joined."""
-    parts = [(output.preds, _hard(output.batch.targets), output.batch.size) for output in block]
+    parts = [(seen.preds, seen.targets, seen.size) for seen in block]
     tensors = all(isinstance(preds, Tensor) and isinstance(targets, Tensor) for preds, targets, _ in parts)
     if not tensors or len({(preds.shape[1:], targets.shape[1:]) for preds, targets, _ in parts}) > 1:
         return parts
     preds, targets, counts = zip(*parts, strict=True)
     return [(torch.cat(preds), torch.cat(targets), sum(counts))]
-
-
-def _hard(targets: Any) -> Any:
-    return targets.dominant if isinstance(targets, MixedTargets) else targets

@@ -114,7 +114,7 @@ def one_cycle(
     def rate(peak: float) -> Schedule:
         return combine(parts, [cosine(peak / div_start, peak), cosine(peak, peak / div_end)])
 
-    if isinstance(momentum, tuple):
+    if isinstance(momentum, Sequence):
         ends, middle = momentum
         return _schedules(rate, lr, combine(parts, [cosine(ends, middle), cosine(middle, ends)]))
     return _schedules(rate, lr, None if momentum is None else constant(momentum))
@@ -133,6 +133,13 @@ def flat_cosine(lr: Rate, momentum: float | tuple[float, float] | None = None, *
 def flat(lr: Rate, momentum: float | tuple[float, float] | None = None) -> Schedules:
     """No schedule: the same learning rate in every step."""
     return _schedules(constant, lr, _constant_momentum(momentum, "flat"))
+
+
+def check_rates(lr: Rate) -> None:
+    """Refuse learning rates that are not finite numbers of at least 0."""
+    for rate in lr if isinstance(lr, Sequence) else [lr]:
+        if isinstance(rate, str) or not 0 <= rate < math.inf:
+            raise ConfigError(f"a learning rate must be a finite number of at least 0, got {rate!r}")
 
 
 def _schedules(rate: Callable[[float], Schedule], lr: Rate, momentum: Schedule | None) -> Schedules:

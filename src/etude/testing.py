@@ -70,7 +70,7 @@ def _check_error(callback: Callback) -> None:
     learner.fit(1, lr=0.05)
 
 
-def _learner(callback: Callback, *others: Callback) -> Learner:
+def _learner(*callbacks: Callback) -> Learner:
     """A small network with a norm and dropout, on 90 samples that can be learnt."""
     torch.manual_seed(0)
     inputs = torch.randn(90, 1, 6, 6)
@@ -89,7 +89,7 @@ def _learner(callback: Callback, *others: Callback) -> Learner:
         nn.CrossEntropyLoss(),
         torch.optim.AdamW,
         metrics=[accuracy],
-        callbacks=[callback, *others],
+        callbacks=callbacks,
         device="cpu",
         progress=False,
     )
@@ -97,7 +97,8 @@ def _learner(callback: Callback, *others: Callback) -> Learner:
 
 def _fit(callback: Callback, *others: Callback, resume: snapshot.Snapshot | None = None) -> dict[str, Any]:
     extra = others or (_TakeSnapshot(after_epoch=0),)
-    learner = _learner(callback, *extra)
+    # before the callback under test: the order must not matter
+    learner = _learner(*extra, callback)
     learner.fit(4, lr=0.05, resume=resume)
     return {"model": learner.model.state_dict(), "rows": [_untimed(row) for row in learner.history]}
 
@@ -141,6 +142,9 @@ class _TakeSnapshot(Callback):
         self.taken: snapshot.Snapshot | None = None
 
     @override
-    def after_epoch(self, learner: Learner, results: dict[str, float]) -> None:
+    def before_fit(self, learner: Learner) -> None:
+        learner.running().at_epoch_end.append(lambda: self._take(learner))
+
+    def _take(self, learner: Learner) -> None:
         if learner.progress.fit_epoch == self.after_epoch_number:
             self.taken = snapshot.take(learner)

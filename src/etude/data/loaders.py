@@ -6,18 +6,20 @@ Anything that yields batches is a loader: our own `ArrayLoader`, a `torch.utils.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset
 
 from etude import random
 from etude.data.vocab import Vocab
 from etude.errors import ConfigError, DataError
-from etude.types import Batch, MixedTargets
+from etude.types import Batch
 
 if TYPE_CHECKING:
     from jaxtyping import Int, Shaped
@@ -104,15 +106,18 @@ class PlainLoader:
             raise ConfigError(
                 "got a Dataset; wrap it: torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True)"
             )
-        if not isinstance(iterable, Sized) or not isinstance(iterable, Iterable):
+        try:
+            len(iterable)
+        except TypeError as error:
             raise ConfigError(
                 f"{type(iterable).__name__} has no len(), so a schedule cannot know where it ends. "
                 "Give the loader a __len__ that returns its number of batches."
-            )
+            ) from error
         self.iterable = iterable
 
     def __len__(self) -> int:
-        return len(cast(Sized, self.iterable))
+        length: int = len(self.iterable)
+        return length
 
     def batches(self, epoch: int, device: torch.device) -> Iterator[Batch]:
         """The iterable's batches in its own order, moved to the device."""
@@ -192,6 +197,7 @@ def as_batch(item: Any, number: int) -> Batch:
         DataError: naming what came instead, and in which batch.
     """
     if isinstance(item, tuple | list) and len(item) == 2:
+        item = [torch.as_tensor(part) if isinstance(part, np.ndarray) else part for part in item]
         return Batch(item[0] if not isinstance(item[0], list) else tuple(item[0]), item[1])
     kind = f"a {type(item).__name__}" + (f" of {len(item)}" if isinstance(item, tuple | list) else "")
     raise DataError(f"batch {number} is {kind}; expected (inputs, targets) or etude.Batch(inputs, targets, weight=...)")
@@ -204,12 +210,6 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def move(value: Any, device: torch.device) -> Any:
     """Tensors inside tuples, lists and dicts moved to the device; anything else as it is."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, MixedTargets):
-        return MixedTargets(*(move(part, device) for part in value))
-    if isinstance(value, Mapping):
-        return {name: move(part, device) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(move(part, device) for part in value)
-    return value
+    # only a copy to a GPU is safe to use before it has arrived: the GPU's own queue keeps the order
+    to_gpu = device.type == "cuda"
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=to_gpu), value)

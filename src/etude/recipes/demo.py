@@ -38,12 +38,16 @@ def demo(train: TrainOptions = DemoOptions(), run: RunOptions = RunOptions()) ->
     Returns:
         The run's result: `{"run": folder, "valid_accuracy": share, "train_seconds": seconds, ...}`.
     """
+    import torch
+
     from etude import vision
+    from etude.errors import ConfigError
     from etude.optim import adamw
     from etude.runs.record import KeepRun, new_run_folder
     from etude.vision.show import draw_predictions
 
     say = (lambda *_: None) if run.quiet else print
+    torch.manual_seed(train.seed)
     data = digits(train.seed, train.batch_size)
     learner = vision.learner(
         "lesson_cnn",
@@ -57,11 +61,18 @@ def demo(train: TrainOptions = DemoOptions(), run: RunOptions = RunOptions()) ->
         widths=[64, 128, 256],
         stem_stride=1,
     )
+    if train.epochs < 1:
+        raise ConfigError(f"--epochs must be at least 1, got {train.epochs}")
     folder = new_run_folder("demo", run.run_dir)
     say(f"{data.description}; writing to {folder}")
     keep = KeepRun(folder, flags(train, run))
     started = time.perf_counter()
-    learner.fit(train.epochs, lr=train.lr, callbacks=[keep])
+    try:
+        learner.fit(train.epochs, lr=train.lr, callbacks=[keep])
+    except KeyboardInterrupt:
+        if keep.last.exists():
+            say(f"stopped; the model after the last whole epoch: etude.load({str(keep.last)!r})")
+        raise
     seconds = time.perf_counter() - started
     predictions = learner.predict()
     draw_predictions(learner, predictions, folder / "predictions.png")

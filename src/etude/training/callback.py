@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from typing_extensions import override
 
-from etude.errors import StopEpoch, StopFit
+from etude.errors import ConfigError, StopEpoch, StopFit
 from etude.types import Batch, Json, StepOutput
 
 if TYPE_CHECKING:
     from etude.training.history import History
     from etude.training.learner import Learner
+
+
+_IN_TRAINING = ("before_step", "after_step")
 
 
 class Callback:
@@ -40,7 +43,7 @@ class Callback:
     def transform_grads(self, model: nn.Module, learner: Learner) -> None:
         """Change gradients in place, once per update, after unscaling. May raise `SkipStep`."""
 
-    # -- watch: nothing is returned; may raise `StopFit` or `StopEpoch` -------------------------------------------
+    # -- watch: nothing is returned; may raise `StopFit`, and before_step and after_step `StopEpoch` ---------------
 
     def before_fit(self, learner: Learner) -> None:
         """The optimizer exists; nothing has been trained yet."""
@@ -85,13 +88,25 @@ class Callback:
         """Refuse what would be silently ignored: a misspelt event, or a callback built on another one."""
         super().__init_subclass__(**kwargs)
         if cls.__mro__[1] is not Callback:
-            raise TypeError(f"{cls.__mro__[1].__name__} is final; wrap it instead of deriving {cls.__name__} from it")
+            raise TypeError(
+                f"{cls.__name__} must derive from Callback alone: {cls.__mro__[1].__name__} is final; wrap it"
+            )
         known = {name for name in vars(Callback) if not name.startswith("_")}
         for name in vars(cls):
             if name.startswith(("before_", "after_", "transform_", "during_")) and name not in known:
                 close = get_close_matches(name, known, 1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise TypeError(f"{cls.__name__}.{name} is not an event of Callback{hint}")
+
+
+def instances(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
+    """The callbacks as a tuple; raises `ConfigError` for what is none, such as a class that was not called."""
+    given = tuple(callbacks) if isinstance(callbacks, Sequence) else (callbacks,)
+    for callback in given:
+        if not isinstance(callback, Callback):
+            hint = f"; make one: {callback.__name__}(...)" if isinstance(callback, type) else ""
+            raise ConfigError(f"expected a list of callbacks, found {callback!r}{hint}")
+    return given
 
 
 def describe(callback: Callback) -> str:
@@ -108,18 +123,22 @@ class Events:
         self._methods = {
             event: tuple(getattr(callback, event) for callback in callbacks if event in vars(type(callback)))
             for event in vars(Callback)
-            if not event.startswith("_")
+            if event.startswith(("before_", "after_", "transform_"))
         }
         self.transform_batch: tuple[Callable[[Batch, Learner], Batch], ...] = self._methods["transform_batch"]
         self.transform_grads: tuple[Callable[[nn.Module, Learner], None], ...] = self._methods["transform_grads"]
 
     def notify(self, event: str, *args: object) -> None:
-        """Call every watcher of an event. A signal of one does not keep it from the others; the first is raised."""
-        first: StopFit | StopEpoch | None = None
+        """Call every watcher of an event; a signal of one does not keep it from the others. StopFit goes first."""
+        raised: StopFit | StopEpoch | None = None
         for watch in self._methods[event]:
             try:
                 watch(*args)
-            except (StopFit, StopEpoch) as signal:
-                first = first or signal
-        if first is not None:
-            raise first
+            except StopFit as signal:
+                raised = raised if isinstance(raised, StopFit) else signal
+            except StopEpoch as signal:
+                raised = raised or signal
+        if isinstance(raised, StopEpoch) and event not in _IN_TRAINING:
+            raise ConfigError(f"StopEpoch can be raised in {' and '.join(_IN_TRAINING)}, not in {event}") from raised
+        if raised is not None:
+            raise raised

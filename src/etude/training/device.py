@@ -16,7 +16,7 @@ def pick_device(device: str | torch.device) -> torch.device:
     if str(device) == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("mps", 0) if torch.backends.mps.is_available() else torch.device("cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)

@@ -67,6 +67,7 @@ class FiniteGuard:
         self._skips_itself = bool(vars(optimizer).get("_step_supports_amp_scaling"))
         self._buffers = sorted((buffer for buffer in model.buffers() if buffer.numel()), key=lambda b: str(b.dtype))
         self._kept = self._flat_buffers()
+        self._host_knows = False
         self._looks: deque[_Look] = deque()
         self._since_look: list[BadStep] = []
 
@@ -96,23 +97,29 @@ class FiniteGuard:
             return True
         self._good_steps += 1 - self._flag
         if not self._skips_itself:
-            if finite := not self._flag.item():
+            self._host_knows = bool(self._flag.item())
+            if not self._host_knows:
                 self._optimizer.step()
-            return finite
+            return not self._host_knows
         self._optimizer.found_inf = self._flag  # type: ignore[attr-defined]  # read by torch's fused kernels
         self._optimizer.grad_scale = None  # type: ignore[attr-defined]
-        self._optimizer.step()
+        try:
+            self._optimizer.step()
+        finally:
+            del self._optimizer.found_inf, self._optimizer.grad_scale  # type: ignore[attr-defined]
         return self._flag == 0
 
     def find_bad(self, step: int, batch: Batch) -> BadStep | None:
         """The first bad step, as soon as the host can know of it without waiting.
 
         Args:
-            step: the step just made, counted within this fit from 0.
-            batch: what the model saw in it.
+            step: the step just attempted, counted within this fit from 0. Steps that a callback skipped are not told.
+            batch: what the model saw in it; on a device that runs ahead, up to 50 are kept until they are known good.
         """
         if self._peek is not None:
             return BadStep(step, batch) if self._peek else None
+        if self._host_knows:
+            return BadStep(step, batch)
         self._since_look.append(BadStep(step, batch))
         if len(self._since_look) < _LOOK_EVERY:
             return None
@@ -147,9 +154,11 @@ class FiniteGuard:
         if self._state.is_cuda:
             copy = torch.empty(2, pin_memory=True).copy_(self._state, non_blocking=True)
             arrived = torch.cuda.Event()
-            arrived.record()
+            arrived.record(torch.cuda.current_stream(self._state.device))
         else:
             copy, arrived = self._state.to("cpu", copy=True), None
+        # the copy counts the good steps of its own stretch, so the next stretch starts from zero
+        self._good_steps.zero_()
         self._looks.append(_Look(copy, arrived, self._since_look))
         self._since_look = []
 
@@ -163,7 +172,7 @@ class FiniteGuard:
                 return None
         self._looks.popleft()
         flag, good_steps = look.state.tolist()
-        return next(bad for bad in look.steps if bad.step == good_steps) if flag else None
+        return look.steps[int(good_steps)] if flag else None
 
 
 def first_bad_place(model: nn.Module, batch: Batch, loss_of: Callable[[Batch], Tensor]) -> str:

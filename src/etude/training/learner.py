@@ -22,9 +22,9 @@ from etude.hooks import mode
 from etude.losses import LossFn
 from etude.metrics import EpochMeter, Metric, named
 from etude.optim import LAYER_GROUP, OptimizerFactory, has_hyper
-from etude.schedules import Cycle, Rate, Schedules, one_cycle
+from etude.schedules import Cycle, Rate, Schedules, check_rates, one_cycle
 from etude.training import saving, transfer
-from etude.training.callback import Callback, Events
+from etude.training.callback import Callback, Events, instances
 from etude.training.callbacks.progress import ShowProgress
 from etude.training.callbacks.scheduler import Scheduler
 from etude.training.device import pick_device
@@ -88,8 +88,16 @@ class Learner:
         seed: int | None = None,
         progress: bool = True,
     ) -> None:
-        if accumulate < 1:
-            raise ConfigError(f"accumulate must be at least 1, got {accumulate}")
+        if not isinstance(accumulate, int) or accumulate < 1:
+            raise ConfigError(f"accumulate must be a whole number of at least 1, got {accumulate!r}")
+        if isinstance(loss_fn, type) or not callable(loss_fn):
+            raise ConfigError(
+                f"loss_fn must be a loss that can be called, such as nn.CrossEntropyLoss(), got {loss_fn!r}"
+            )
+        if not callable(optimizer) and not isinstance(optimizer, Optimizer):
+            raise ConfigError(
+                f"optimizer must be a factory such as torch.optim.AdamW or an optimizer, got {optimizer!r}"
+            )
         if precision not in PRECISIONS:
             raise ConfigError(f"precision must be one of {PRECISIONS}, got {precision!r}")
         self.device = pick_device(device)
@@ -98,7 +106,7 @@ class Learner:
         if self.data.preprocess is not None:
             self.data.preprocess.to(self.device)
         self.loss_fn = loss_fn.to(self.device) if isinstance(loss_fn, nn.Module) else loss_fn
-        self.groups, self.metrics, self.callbacks = groups, named(metrics), tuple(callbacks)
+        self.groups, self.metrics, self.callbacks = groups, named(metrics), instances(callbacks)
         self.step, self.accumulate, self.show_progress = step, accumulate, progress
         self.seed = next(seed for seed in (seed, self.data.seed, torch.initial_seed()) if seed is not None)
         self.progress = Progress()
@@ -148,8 +156,12 @@ class Learner:
         train = self.data.train
         if train is None:
             raise ConfigError("this learner has no training data; make one with data to train it")
-        if num_epochs < 1:
-            raise ConfigError(f"num_epochs must be at least 1, got {num_epochs}")
+        if not isinstance(num_epochs, int) or num_epochs < 1:
+            raise ConfigError(f"num_epochs must be a whole number of at least 1, got {num_epochs!r}")
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise ConfigError(
+                f"no parameter of {type(self.model).__name__} is trainable; unfreeze some: requires_grad_(True)"
+            )
         if len(train) == 0:
             raise ConfigError("the training loader has no batches; with drop_last, is the data smaller than one batch?")
         optimizer = self._prepare_optimizer(reset=reset_optimizer)
@@ -157,7 +169,7 @@ class Learner:
         schedules = self._schedules(optimizer, lr, schedule, momentum)
         first = [Scheduler(schedules)] if schedules else []
         last = [ShowProgress()] if self.show_progress else []
-        self._loop = Loop(self, optimizer, train, (*first, *self.callbacks, *callbacks, *last))
+        self._loop = Loop(self, optimizer, train, (*first, *self.callbacks, *instances(callbacks), *last))
         try:
             return self._loop.run(num_epochs, resume)
         finally:
@@ -230,8 +242,8 @@ class Learner:
         """What the model says of new items.
 
         Args:
-            items: one item as the data reads it (a path, a picture, a tensor): gives a `Prediction`. A list of items,
-                a batch of inputs as a tensor, a loader, or None for the validation data: gives `Predictions`.
+            items: one item as the data reads it (a path, a picture, an array): gives a `Prediction`. A list of items,
+                a tensor (always a batch of inputs), a loader, or None for the validation data: gives `Predictions`.
         """
         return predict(self, items)
 
@@ -241,7 +253,7 @@ class Learner:
             return self._run(self.model, to_device(batch, self.device), self._precision_now())
 
     def one_batch(self) -> Batch:
-        """The next training batch as the model will see it; changes nothing, not even the random generators."""
+        """The next training batch as the model will see it; torch's global generators are left as they were."""
         if self.data.train is None:
             raise ConfigError("this learner has no training data, so there is no batch to look at")
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
@@ -284,6 +296,7 @@ class Learner:
             if momentum != "auto" or schedule is not one_cycle:
                 raise ConfigError("a schedule or momentum without lr has no effect; pass lr=")
             return {}
+        check_rates(lr)
         if momentum == "auto":
             return schedule(lr) if has_hyper(optimizer, "momentum") else schedule(lr, None)
         return schedule(lr, momentum)

@@ -7,7 +7,7 @@ where in a window of accumulated batches the step is. The learner's verbs `backw
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -52,6 +52,8 @@ class Loop:
         self._skip = ""
         self._updated: bool | Tensor | None = None
         self._losses: list[Tensor] = []
+        self.at_epoch_end: list[Callable[[], None]] = []
+        """Called after every watcher has seen an epoch: where a snapshot of all of them can be taken."""
 
     def run(self, num_epochs: int, resume: snapshot.Snapshot | None = None) -> History:
         """Train to the end, or until a callback stops the fit or something fails."""
@@ -80,8 +82,12 @@ class Loop:
                 yield
             except StopFit as stop:
                 history.stopped = str(stop) or "a callback stopped the fit"
+                # a device that runs ahead may have met a bad value that the host has not heard of
+                self._raise_if_bad(self.guard.last_word())
             except BaseException as error:
                 history.stopped = f"{type(error).__name__}: {error}".removesuffix(": ")
+                if self.guard.last_word() is not None:
+                    self.guard.restore_buffers()
                 raise
 
     def _epoch(self) -> None:
@@ -99,6 +105,8 @@ class Loop:
             self.events.notify("after_epoch", learner, row)
         finally:
             progress.epoch += 1
+        for function in self.at_epoch_end:
+            function()
 
     def _train_epoch(self) -> dict[str, float]:
         learner = self.learner
@@ -110,6 +118,8 @@ class Loop:
                 self._train_window(window, meter)
         except StopEpoch as stop:
             self.history.notes.append(f"epoch {learner.progress.epoch + 1} cut short: {stop}")
+            # half a window's gradients must not reach the next epoch
+            self.optimizer.zero_grad(set_to_none=True)
         self._raise_if_bad(self.guard.last_word())
         return meter.compute()
 
@@ -128,6 +138,8 @@ class Loop:
                 output = learner.step(learner, raw)
             except SkipStep as skip:
                 output = self._skipped(raw, skip)
+            if not isinstance(output, StepOutput):
+                raise ConfigError(f"the step function returned {type(output).__name__}; it must return a StepOutput")
             progress.batch += 1
             if self._window_ends:
                 self._check(output)
@@ -137,12 +149,10 @@ class Loop:
             self.events.notify("after_step", learner, output.batch, output)
 
     def _check(self, output: StepOutput) -> None:
-        """Refuse a step that broke the rules, and end the fit at a value that is not finite."""
-        if not isinstance(output, StepOutput):
-            raise ConfigError(f"the step function returned {type(output).__name__}; it must return a StepOutput")
+        """Refuse a step that did not ask for its update, and end the fit at a value that is not finite."""
         if self._updated is None:
             raise ConfigError("the step function did not call learner.update(), so nothing would be trained")
-        if self._updated is not True:
+        if self._updated is not True and not self._skip:
             self._raise_if_bad(self.guard.find_bad(self.learner.progress.fit_step, output.batch))
 
     def _skipped(self, raw: Batch, skip: SkipStep) -> StepOutput:
@@ -174,7 +184,7 @@ class Loop:
         else:
             if not self._losses:
                 raise ConfigError("the step function did not call learner.backward(loss), so nothing would be trained")
-            grads = [tensor.grad for tensor in self._tensors if tensor.grad is not None]
+            grads = [_dense(tensor.grad) for tensor in self._tensors if tensor.grad is not None]
             updated = self.guard.step(self._losses, grads)
         self.optimizer.zero_grad(set_to_none=True)
         self._updated = updated
@@ -186,19 +196,30 @@ class Loop:
             return
         learner = self.learner
         self.guard.restore_buffers()
-        place = first_bad_place(learner.model, bad.batch, lambda batch: learner.forward(batch)[0])
-        self.guard.restore_buffers()
+        try:
+            place = first_bad_place(learner.model, bad.batch, lambda batch: learner.forward(batch)[0])
+        except Exception as error:
+            place = f"a place that could not be found ({type(error).__name__}: {error})"
+        finally:
+            self.guard.restore_buffers()
         step = learner.progress.step - learner.progress.fit_step + bad.step + 1
+        weights = f"The weights are those of step {step - 1}."
+        if not all(bool(tensor.isfinite().all()) for tensor in self._tensors):
+            weights = f"The update of step {step - 1} had overflowed: the weights are lost, go back to saved ones."
         raise NonFiniteError(
             f"step {step} (epoch {learner.progress.epoch + 1}) met a value that is not finite, first in {place}. "
-            f"The weights are those of step {step - 1}. A lower learning rate, gradient clipping or cleaner inputs "
-            "are the usual cures."
+            f"{weights} A lower learning rate, gradient clipping or cleaner inputs are the usual cures."
         )
 
 
 def _amount(batch: Batch) -> float | Tensor:
     """What a batch counts in a window: its samples, or the sum of their weights."""
     return batch.size if batch.weight is None else batch.weight.sum()
+
+
+def _dense(grad: Tensor) -> Tensor:
+    """The numbers of a gradient, sparse or not."""
+    return grad.coalesce().values() if grad.is_sparse else grad
 
 
 def set_mode(learner: Learner, *, training: bool) -> None:

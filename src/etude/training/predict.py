@@ -66,8 +66,11 @@ class Predictions(Sequence[Prediction]):
         row = self.output[i]
         if not self.probable or row.ndim != 1:
             return Prediction("", float("nan"), row)
+        if len(row) == 1:
+            # one output is the probability of the second of two classes
+            row = torch.cat([1 - row, row])
         best = int(row.argmax())
-        return Prediction(self.vocab[best] if self.vocab else str(best), float(row[best]), row)
+        return Prediction(self.vocab[best] if self.vocab else str(best), float(row[best]), self.output[i])
 
     @override
     def __len__(self) -> int:
@@ -94,6 +97,8 @@ def predict(learner: Learner, items: Any = None) -> Prediction | Predictions:
     if loader is not None:
         return _of_batches(learner, loader.batches(0, learner.device))
     if isinstance(items, Tensor):
+        if learner.data.read is not None and items.dtype != torch.uint8:
+            raise DataError(f"expected a batch of uint8 pixels, 0 to 255, got {items.dtype}; preprocessing scales them")
         return _of_batches(learner, (Batch(part, None) for part in items.split(_BATCH_SIZE)))
     if isinstance(items, list | tuple):
         return _of_batches(learner, _read_in_batches(learner, items))
@@ -138,17 +143,17 @@ def _of_batches(learner: Learner, batches: Iterable[Batch]) -> Predictions:
         outputs.append(preds.cpu())
         if isinstance(batch.targets, Tensor):
             targets.append(batch.targets.cpu())
-    output, probable = _probabilities(torch.cat(outputs), learner.loss_fn)
-    return Predictions(output, torch.cat(targets) if targets else None, learner.data.vocab, probable)
+    output, kind = torch.cat(outputs), probabilities_of(learner.loss_fn)
+    if kind is not None:
+        output = output.softmax(1) if kind == "softmax" else output.sigmoid()
+    return Predictions(output, torch.cat(targets) if targets else None, learner.data.vocab, kind is not None)
 
 
-def _probabilities(output: Tensor, loss_fn: LossFn) -> tuple[Tensor, bool]:
-    """Softmax after a cross entropy, sigmoid after a binary one, else the output as it is.
+def probabilities_of(loss_fn: LossFn) -> str | None:
+    """How outputs become probabilities: "softmax" after a cross entropy, "sigmoid" after a binary one, else None.
 
-    The sources train on soft labels (MixUp, smoothing) and predict with an ordinary softmax. Source: SPEC M9.
+    Training on soft labels (MixUp, smoothing) changes nothing here. Source: SPEC M9.
     """
     if isinstance(loss_fn, nn.CrossEntropyLoss | LabelSmoothingCrossEntropy) or loss_fn is F.cross_entropy:
-        return output.softmax(1), True
-    if isinstance(loss_fn, nn.BCEWithLogitsLoss):
-        return output.sigmoid(), True
-    return output, False
+        return "softmax"
+    return "sigmoid" if isinstance(loss_fn, nn.BCEWithLogitsLoss) else None

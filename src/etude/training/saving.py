@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from etude.errors import LoadError
+from etude.errors import ConfigError, LoadError
+from etude.training.predict import probabilities_of
 from etude.types import Json
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 WEIGHTS: Final = "model.safetensors"
 DESCRIPTION: Final = "model.json"
 _FORMAT: Final = 1
+_KEYS: Final = {"model", "model_class", "read", "preprocess", "vocab", "channels", "probabilities"}
 
 
 @runtime_checkable
@@ -43,8 +45,17 @@ class SavedModel:
 
 
 def save(learner: Learner, path: str | os.PathLike[str]) -> None:
-    """Write the learner's model, labels and preprocessing; each file appears whole or not at all."""
+    """Write the learner's model, labels and preprocessing; each file appears whole or not at all.
+
+    Raises:
+        ConfigError: the data's `preprocess` or `read` cannot say how it was built.
+    """
     folder = Path(path)
+    for name, part in (("preprocess", learner.data.preprocess), ("read", learner.data.read)):
+        if part is not None and config_of(part) is None:
+            raise ConfigError(
+                f"the data's {name} ({type(part).__name__}) has no config(), so it could not be built again"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     description: dict[str, Json] = {
         "format": _FORMAT,
@@ -54,7 +65,7 @@ def save(learner: Learner, path: str | os.PathLike[str]) -> None:
         "preprocess": config_of(learner.data.preprocess),
         "vocab": list(learner.data.vocab) if learner.data.vocab is not None else None,
         "channels": learner.data.channels,
-        "loss": type(learner.loss_fn).__name__ if isinstance(learner.loss_fn, nn.Module) else None,
+        "probabilities": probabilities_of(learner.loss_fn),
         "metrics": list(learner.metrics),
         "epochs": learner.progress.epoch,
     }
@@ -97,8 +108,10 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
         weights = load_file(folder / WEIGHTS)
     except (ValueError, SafetensorError) as error:
         raise LoadError(f"{folder} is damaged: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != _FORMAT:
-        raise LoadError(f"{folder / DESCRIPTION} is not of format {_FORMAT}; a newer etude may have written it")
+    if not isinstance(description, dict) or description.get("format") != _FORMAT or not set(description) >= _KEYS:
+        raise LoadError(
+            f"{folder / DESCRIPTION} is not a whole description of format {_FORMAT}; a newer etude may have written it"
+        )
     return SavedModel(folder, description, weights)
 
 

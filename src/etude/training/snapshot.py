@@ -36,20 +36,16 @@ class Snapshot:
 
 
 def take(learner: Learner) -> Snapshot:
-    """The state of a running fit, at the end of an epoch (a watcher's `after_epoch`).
+    """The state of a running fit, once every watcher has seen an epoch.
 
-    Raises:
-        ConfigError: no fit is running.
+    To be called from `learner.running().at_epoch_end`; earlier, some callbacks' state would be an epoch old.
     """
     loop = learner.running()
-    progress = asdict(learner.progress)
-    # the loop counts the epoch once its watchers are through
-    progress["epoch"] += 1
     return Snapshot(
         _copied(learner.model.state_dict()),
         _copied(loop.optimizer.state_dict()),
         [(describe(callback), _copied(callback.state_dict())) for callback in loop.events.callbacks],
-        progress,
+        asdict(learner.progress),
         copy.deepcopy(loop.history.rows),
         [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])],
     )

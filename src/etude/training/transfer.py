@@ -53,12 +53,13 @@ def freeze_body(learner: Learner, norm: NormPolicy = "train") -> list[Callback]:
             "learner, with the head last"
         )
     head = set(groups[-1]["params"])
+    frozen_before = {parameter for parameter in learner.model.parameters() if not parameter.requires_grad}
     for parameter in learner.model.parameters():
-        parameter.requires_grad_(parameter in head)
+        parameter.requires_grad_(parameter in head and parameter not in frozen_before)
     norms = {name: module for name, module in learner.model.named_modules() if isinstance(module, _NORMS)}
     if norm == "train":
-        for module in norms.values():
-            module.requires_grad_(True)
+        for parameter in {parameter for module in norms.values() for parameter in module.parameters()} - frozen_before:
+            parameter.requires_grad_(True)
     if norm != "frozen":
         return []
     return [HoldNorms([name for name, module in norms.items() if not _belongs_to(head, learner.model, name, module)])]
@@ -77,12 +78,13 @@ def unfreeze(learner: Learner) -> None:
 
 def fine_tune(learner: Learner, num_epochs: int, lr: float, *, freeze_epochs: int, norm: NormPolicy) -> History:
     """Train the head alone, then everything with a lower learning rate for the body."""
-    callbacks = freeze_body(learner, norm)
+    trainable = {parameter: parameter.requires_grad for parameter in learner.model.parameters()}
     try:
         if freeze_epochs:
-            learner.fit(freeze_epochs, lr=lr, callbacks=callbacks)
+            learner.fit(freeze_epochs, lr=lr, callbacks=freeze_body(learner, norm))
     finally:
-        unfreeze(learner)
+        for parameter, flag in trainable.items():
+            parameter.requires_grad_(flag)
     count = len(layer_groups(learner.model, learner.groups))
     # each group a factor below the next one, a hundredth for the first of many: the head has the most to learn
     rates = [lr / 2 * 0.1 ** (count - 1 - i) for i in range(count)]

@@ -59,6 +59,8 @@ class ImagePreprocess(nn.Module):
     def forward(
         self, pixels: Shaped[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch channel height2 width2"]:
+        if pixels.ndim != 4 or pixels.shape[1] != len(self.mean):
+            raise DataError(f"expected pictures (batch, {len(self.mean)}, height, width), got {tuple(pixels.shape)}")
         height, width = pixels.shape[-2:]
         if min(height, width) < self.size:
             raise DataError(f"pictures of {height}x{width} pixels are smaller than the {self.size} that the model sees")
@@ -110,6 +112,8 @@ def load(
     if not train_samples:
         raise DataError(f"{path or train} gave no training pictures ({layout})")
     vocab = Vocab.of(sample.label for sample in train_samples)
+    if len(vocab) < 2:
+        raise DataError(f"{path or train} holds one class only ({vocab[0]!r}); name the folder above the class folders")
     stored = round(size * _MARGIN)
     description = (
         f"{len(train_samples)} train and {len(valid_samples)} valid pictures of {len(vocab)} classes ({layout})"
@@ -158,23 +162,30 @@ def from_arrays(
         raise DataError(
             f"expected uint8 pictures (samples, channel, height, width), got {pixels.dtype} {tuple(pixels.shape)}"
         )
+    if size is None and pixels.shape[-1] != pixels.shape[-2]:
+        raise ConfigError(f"pictures of {tuple(pixels.shape[-2:])} pixels are not square; say which window with size=")
+    names = vocab if isinstance(vocab, Vocab) else Vocab(vocab)
+    for _, targets in (train, *([valid] if valid is not None else [])):
+        if len(targets) and (int(targets.max()) >= len(names) or int(targets.min()) < 0):
+            raise DataError(f"targets hold class {int(targets.max())} but the vocabulary has {len(names)} names")
     mean, std = _statistics(pixels)
     side = size or pixels.shape[-1]
     preprocess = ImagePreprocess(side, mean, std)
     return DataLoaders(
         ArrayLoader(*train, batch_size=batch_size, shuffle=True, drop_last=True, seed=seed),
         None if valid is None else ArrayLoader(*valid, batch_size=2 * batch_size),
-        vocab=vocab if isinstance(vocab, Vocab) else Vocab(vocab),
+        vocab=names,
         preprocess=preprocess,
         augment=augment,
-        read=reader(pixels.shape[-1], pixels.shape[1]),
+        read=ImageReader(pixels.shape[-1], pixels.shape[1]),
         channels=pixels.shape[1],
         seed=seed,
         description=description or f"{len(pixels)} pictures",
     )
 
 
-class reader:  # called like a function; a class so that its settings can be seen
+@final
+class ImageReader:
     """From a path, a PIL picture or an array to stored pixels (channel, side, side), uint8."""
 
     def __init__(self, side: int, channels: int) -> None:
@@ -187,6 +198,8 @@ class reader:  # called like a function; a class so that its settings can be see
     def __call__(self, item: Any) -> UInt8[Tensor, "channel side side"]:
         """Read one picture; raises `DataError` naming the file."""
         if isinstance(item, Tensor):
+            if item.dtype != torch.uint8:
+                raise DataError(f"expected uint8 pixels, got a tensor of {item.dtype}")
             return item
         if isinstance(item, np.ndarray):
             item = Image.fromarray(item)
@@ -232,7 +245,7 @@ def _decode(samples: Sequence[Sample], side: int) -> UInt8[Tensor, "samples 3 si
 
 def _statistics(pixels: UInt8[Tensor, "samples channel height width"]) -> tuple[list[float], list[float]]:
     """Mean and deviation per channel, of pixels in [0, 1], over at most 1,000 pictures spread over the set."""
-    some = pixels[:: max(1, len(pixels) // 1000)].double() / 255
+    some = pixels[:: -(-len(pixels) // 1000)].double() / 255
     std, mean = torch.std_mean(some, dim=(0, 2, 3), correction=0)
     return [round(value, 4) for value in mean.tolist()], [round(max(value, 1e-3), 4) for value in std.tolist()]
 

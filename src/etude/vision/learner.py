@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from etude.data.loaders import DataLoaders
-from etude.data.vocab import Vocab
 from etude.errors import ConfigError, LoadError
 from etude.losses import LabelSmoothingCrossEntropy, LossFn
 from etude.metrics import accuracy, cross_entropy
@@ -22,7 +21,7 @@ from etude.training.callbacks.mixup import MixUp
 from etude.training.learner import Learner
 from etude.training.optimizer import Groups
 from etude.training.step import Step, supervised_step
-from etude.vision.data import ImagePreprocess, reader
+from etude.vision.data import ImagePreprocess
 from etude.vision.models import ARCHITECTURES, create_model
 
 SMALL = 48
@@ -70,7 +69,6 @@ def learner(
     model = arch if isinstance(arch, nn.Module) else _model(str(arch), data, options)
     if isinstance(arch, nn.Module) and options:
         raise ConfigError(f"{sorted(options)} belong to an architecture by name and have no effect on a ready model")
-    torch.manual_seed(data.seed or 0)
     return Learner(
         model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stub lacks this form
         data,
@@ -88,26 +86,14 @@ def learner(
     )
 
 
-def from_saved(saved: saving.SavedModel) -> Learner:
-    """A learner without data, for prediction, from what `learner.save` wrote."""
-    description = saved.description
-    config = description["model"]
-    model = create_model(config["arch"], **{name: value for name, value in config.items() if name != "arch"})
-    saving.load_weights(model, saved.weights, str(saved.path))
-    preprocess = ImagePreprocess(**description["preprocess"]) if description.get("preprocess") else None
-    data = DataLoaders(
-        None,
-        vocab=Vocab(description["vocab"]) if description.get("vocab") else None,
-        preprocess=preprocess,
-        read=reader(**description["read"]) if description.get("read") else None,
-        channels=description["channels"],
-        description=f"loaded from {saved.path}",
-    )
-    return learner(model, data, precision="fp32", progress=False)
-
-
 def _model(arch: str, data: DataLoaders, options: dict[str, Any]) -> nn.Module:
-    torch.manual_seed(data.seed or 0)
+    """A new model whose first weights depend on the data's seed alone, not on what was drawn before."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(data.seed or 0)
+        return _new_model(arch, data, options)
+
+
+def _new_model(arch: str, data: DataLoaders, options: dict[str, Any]) -> nn.Module:
     if arch in ARCHITECTURES:
         if "stem_stride" not in options and (size := _size(data)) < SMALL:
             print(f"{arch} with stem_stride=1: pictures of {size} pixels are too small to halve at once")

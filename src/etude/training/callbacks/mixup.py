@@ -56,9 +56,11 @@ class MixUp(Callback):
         if not isinstance(batch.targets, Tensor):
             raise ConfigError(f"MixUp needs targets in one tensor, got {type(batch.targets).__name__}")
         seed = learner.seed if self.seed is None else self.seed
-        generator = random.generator(seed, "mixup", learner.progress.batch, device=learner.device)
-        weight = draw_weights(self.alpha, batch.size, generator)
-        partner = torch.randperm(batch.size, generator=generator, device=learner.device)
+        # Apple's GPUs cannot draw Gamma variables
+        device = torch.device("cpu") if learner.device.type == "mps" else learner.device
+        generator = random.generator(seed, "mixup", learner.progress.batch, device=device)
+        weight = draw_weights(self.alpha, batch.size, generator).to(learner.device)
+        partner = torch.randperm(batch.size, generator=generator, device=device).to(learner.device)
         targets = MixedTargets(batch.targets, batch.targets.index_select(0, partner), weight)
         if self.at != "input":
             self._pairs, self._mixed = (partner, weight), False

@@ -41,9 +41,11 @@ class ShowProgress(Callback):
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        with open_display() as self._display:
-            yield
-        self._display = None
+        try:
+            with open_display() as self._display:
+                yield
+        finally:
+            self._display = None
 
     @override
     def before_epoch(self, learner: Learner) -> None:

@@ -14,8 +14,6 @@ from etude.types import Batch, StepOutput
 if TYPE_CHECKING:
     from etude.training.learner import Learner
 
-_BLOCK = 100
-
 
 @final
 class Record(Callback):
@@ -31,14 +29,16 @@ class Record(Callback):
         self.momenta: list[float] = []
         self.steps: list[int] = []
         """The step (counted from 1, over the learner's life) that each batch belongs to."""
+        self._read: list[float] = []
         self._unread: list[Tensor] = []
-        self._blocks: list[Tensor] = []
 
     @property
     def losses(self) -> list[float]:
-        """Every batch's loss so far; waits for the device."""
-        self._join()
-        return [loss for block in self._blocks for loss in block.tolist()]
+        """Every batch's loss so far; waits for the device, once for each."""
+        if self._unread:
+            self._read += torch.stack(self._unread).tolist()
+            self._unread = []
+        return self._read
 
     @override
     def after_step(self, learner: Learner, batch: Batch, output: StepOutput) -> None:
@@ -49,21 +49,14 @@ class Record(Callback):
         self.momenta.append(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
         self.steps.append(learner.progress.step)
         self._unread.append(output.loss)
-        if len(self._unread) >= _BLOCK:
-            self._join()
 
     @override
     def state_dict(self) -> dict[str, Any]:
         """Everything recorded."""
-        return {"losses": self.losses, "lrs": self.lrs, "momenta": self.momenta, "steps": self.steps}
+        return {"losses": list(self.losses), "lrs": self.lrs, "momenta": self.momenta, "steps": self.steps}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a record."""
         self.lrs, self.momenta, self.steps = list(state["lrs"]), list(state["momenta"]), list(state["steps"])
-        self._unread, self._blocks = [], [torch.tensor(state["losses"], dtype=torch.float64)]
-
-    def _join(self) -> None:
-        if self._unread:
-            self._blocks.append(torch.stack(self._unread))
-            self._unread = []
+        self._read, self._unread = list(state["losses"]), []

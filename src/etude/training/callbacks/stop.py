@@ -67,6 +67,8 @@ class EarlyStopping(Callback):
     def after_epoch(self, learner: Learner, results: dict[str, float]) -> None:
         """Compare with the best, and raise `StopFit` when patience is over."""
         value = _value(self.monitor, results)
+        if value != value:
+            raise StopFit(f"{self.monitor} is not a number; look for bad samples in that data")
         if _is_better(value, self.best, maximize=self.maximize, min_delta=self.min_delta):
             self.best, self.epochs_since = value, 0
             return

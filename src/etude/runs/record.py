@@ -1,0 +1,200 @@
+"""The folder of a run, filled while it trains.
+
+config.json         command, options, model, data, callbacks: what was asked for
+environment.json    versions, machine, threads, git commit: where it ran
+history.jsonl       one line per step (loss, learning rate) and per epoch (the table's row)
+incidents.jsonl     one line for everything that did not go as planned; empty when all went well
+checkpoints/last/   the model after the last finished epoch, for `etude.load` when a run was stopped
+curves.png          loss, accuracy and learning rate over the run
+model.safetensors, model.json    the trained model, for `etude.load`
+result.json         what came out; its presence means that the run ended
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from typing_extensions import override
+
+from etude.errors import ConfigError
+from etude.runs.draw import draw_curves
+from etude.runs.environment import environment
+from etude.training import saving
+from etude.training.callback import Callback, describe
+from etude.training.callbacks.record import Record
+from etude.training.history import History
+from etude.types import Batch, Json, StepOutput
+
+if TYPE_CHECKING:
+    from etude.training.learner import Learner
+
+
+def new_run_folder(name: str, run_dir: str | os.PathLike[str] | None = None) -> Path:
+    """A new folder: `run_dir` itself, or `runs/<date>-<time>-<name>`.
+
+    Raises:
+        ConfigError: `run_dir` holds something already; nothing of it is touched.
+    """
+    if run_dir is not None:
+        folder = Path(run_dir)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"{folder} is not an empty folder; name another one with --run-dir, or remove it")
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder = _first_free(Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+    (folder / "checkpoints").mkdir()
+    (folder / "incidents.jsonl").touch()
+    return folder
+
+
+def _first_free(wanted: Path) -> Path:
+    """The wanted folder or, when several runs start in one second, the first free number behind it."""
+    for i in itertools.count(1):
+        folder = wanted if i == 1 else wanted.with_name(f"{wanted.name}-{i}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
+
+
+@final
+class KeepRun(Callback):
+    """Writes a run's folder while it trains.
+
+    Args:
+        folder: from `new_run_folder`.
+        options: what the user asked for, by flag name.
+    """
+
+    def __init__(self, folder: Path, options: dict[str, Json]) -> None:
+        self.folder, self.options = folder, options
+        self.last = folder / "checkpoints" / "last"
+        self._record = Record()
+        self._written = 0
+
+    @override
+    def before_fit(self, learner: Learner) -> None:
+        """Write down what was asked for, and where it runs."""
+        saving.write_json(self.folder / "config.json", self._config(learner))
+        saving.write_json(self.folder / "environment.json", environment())
+
+    @override
+    def during_fit(self, learner: Learner) -> AbstractContextManager[Any]:
+        """An error that ends the fit is an incident."""
+        return self._noting_errors(learner)
+
+    @contextmanager
+    def _noting_errors(self, learner: Learner) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.incident("fit ended", f"{type(error).__name__}: {error}", learner.progress.step)
+            raise
+
+    @override
+    def after_step(self, learner: Learner, batch: Batch, output: StepOutput) -> None:
+        """Remember loss and learning rate."""
+        self._record.after_step(learner, batch, output)
+
+    @override
+    def after_epoch(self, learner: Learner, results: dict[str, float]) -> None:
+        """Append the epoch's steps and its row, and keep its weights."""
+        self._append_steps({"kind": "epoch", **{name: _number(value) for name, value in results.items()}})
+        learner.save(self.last)
+
+    @override
+    def after_fit(self, learner: Learner, history: History) -> None:
+        """Append the steps of an epoch that was not finished."""
+        self._append_steps()
+
+    def _append_steps(self, *rows: dict[str, Json]) -> None:
+        """Write the steps that are not on disk yet, and then the rows."""
+        record, start = self._record, self._written
+        self._written = len(record.lrs)
+        columns = (record.steps[start:], record.losses[start:], record.lrs[start:], record.momenta[start:])
+        lines: list[dict[str, Json]] = [
+            {"kind": "step", "step": step, "loss": _number(loss), "lr": lr, "momentum": momentum}
+            for step, loss, lr, momentum in zip(*columns, strict=True)
+        ]
+        with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in [*lines, *rows])
+
+    def incident(self, what: str, why: str, step: int | None = None) -> None:
+        """Write down something that did not go as planned."""
+        with (self.folder / "incidents.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"what": what, "why": why, "step": step}) + "\n")
+
+    def finish(self, learner: Learner, extra: dict[str, Json]) -> dict[str, Json]:
+        """Write the model, the curves and, last, the result.
+
+        Returns:
+            The result: the last row of the table, how the fit ended, and `extra`.
+        """
+        for note in learner.history.notes:
+            self.incident("note", note)
+        learner.save(self.folder)
+        draw_curves(learner.history, self._record, self.folder / "curves.png")
+        last = learner.history.rows[-1] if learner.history.rows else {}
+        result: dict[str, Json] = {
+            "run": str(self.folder),
+            **{name: _number(value) for name, value in last.items() if name not in ("epoch", "seconds")},
+            "epochs": len(learner.history),
+            "steps": learner.progress.step,
+            "stopped": learner.history.stopped,
+            **extra,
+        }
+        saving.write_json(self.folder / "result.json", result)
+        return result
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """What was recorded, and how much of it is on disk."""
+        return {"record": self._record.state_dict(), "written": self._written}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on recording."""
+        self._record.load_state_dict(state["record"])
+        self._written = state["written"]
+
+    def _config(self, learner: Learner) -> dict[str, Json]:
+        optimizer = learner.optimizer
+        assert optimizer is not None
+        return {
+            "options": self.options,
+            "model": saving.config_of(learner.model) or type(learner.model).__name__,
+            "data": learner.data.description,
+            "loss": str(learner.loss_fn),
+            "optimizer": type(optimizer).__name__,
+            "groups": [
+                {name: _plain(value) for name, value in group.items() if name != "params"}
+                | {"tensors": len(group["params"])}
+                for group in optimizer.param_groups
+            ],
+            "callbacks": [describe(callback) for callback in learner.running().events.callbacks],
+            "precision": learner.precision.name if learner.precision else None,
+            "precision_reason": learner.precision.reason if learner.precision else None,
+            "device": str(learner.device),
+            "accumulate": learner.accumulate,
+            "seed": learner.seed,
+            "epochs": learner.progress.num_epochs,
+            "steps_per_epoch": learner.progress.steps_per_epoch,
+        }
+
+
+def _plain(value: Any) -> Json:
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
+def _number(value: float) -> Json:
+    """JSON has no NaN."""
+    return value if value == value and abs(value) != float("inf") else None
