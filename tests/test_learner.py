@@ -112,7 +112,7 @@ def test_frozen_parameters_are_bitwise_unchanged_and_unfreeze_at_any_fit():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"num_epochs": 0, "lr": 0.1}, "num_epochs must be at least 1"),
+        ({"num_epochs": 0, "lr": 0.1}, "num_epochs must be a whole number of at least 1"),
         ({"num_epochs": 1, "momentum": 0.9}, "without lr has no effect"),
         ({"num_epochs": 1, "lr": 0.1, "schedule": {"lr": etude.schedules.constant(0.1)}}, "put it into the dict"),
         ({"num_epochs": 1, "lr": 0.1, "momentum": 0.9}, "SGD has no 'momentum' to schedule"),

@@ -180,7 +180,8 @@ def test_a_picture_that_ends_too_early_is_refused_by_name(tmp_path):
 
 def test_a_table_that_names_a_missing_picture_is_refused(tmp_path):
     _picture(tmp_path / "0.png")
-    _write_table(tmp_path, [("0.png", "cat", 0), ("1.png", "cat", 1)], "name", "label", "is_valid")
+    _picture(tmp_path / "2.png")
+    _write_table(tmp_path, [("0.png", "cat", 0), ("2.png", "dog", 0), ("1.png", "cat", 1)], "name", "label", "is_valid")
 
     with pytest.raises(DataError, match=r"1\.png does not exist"):
         _load(tmp_path)
@@ -195,9 +196,17 @@ def _held_out(folder, seed=42):
     return {int(picture[0, 0, 0]) for picture in data.valid.inputs}
 
 
+def test_a_folder_of_one_class_is_refused(tmp_path):
+    """Most likely the folder above was meant; training on it would reach 100 % at once."""
+    for i in range(6):
+        _picture(tmp_path / "cat" / f"{i}.png")
+    with pytest.raises(DataError, match=r"gave \['cat'\] as classes"):
+        _load(tmp_path, valid=0.3)
+
+
 def test_adding_a_picture_moves_no_other_one_between_the_sets(tmp_path):
     for i in range(40):
-        _picture(tmp_path / "cat" / f"{i}.png", (i, 0, 0))
+        _picture(tmp_path / ("cat" if i < 20 else "dog") / f"{i}.png", (i, 0, 0))
     before = _held_out(tmp_path)
     _picture(tmp_path / "cat" / "0a.png", (200, 0, 0))
 

@@ -137,7 +137,7 @@ def flat(lr: Rate, momentum: float | tuple[float, float] | None = None) -> Sched
 
 def check_rates(lr: Rate) -> None:
     """Refuse learning rates that are not finite numbers of at least 0."""
-    for rate in lr if isinstance(lr, Sequence) else [lr]:
+    for rate in lr if isinstance(lr, Sequence) and not isinstance(lr, str) else [lr]:
         if isinstance(rate, str) or not 0 <= rate < math.inf:
             raise ConfigError(f"a learning rate must be a finite number of at least 0, got {rate!r}")
 

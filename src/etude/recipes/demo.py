@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from etude.data.loaders import DataLoaders
+    from etude.training.learner import Learner
     from etude.types import Json
 _NUM_VALID = 360
 _SPLIT_SEED = 0
@@ -40,31 +41,17 @@ def demo(train: TrainOptions = DemoOptions(), run: RunOptions = RunOptions()) ->
     """
     import torch
 
-    from etude import vision
     from etude.errors import ConfigError
-    from etude.optim import adamw
     from etude.runs.record import KeepRun, new_run_folder
     from etude.vision.show import draw_predictions
 
-    say = (lambda *_: None) if run.quiet else print
-    torch.manual_seed(train.seed)
-    data = digits(train.seed, train.batch_size)
-    learner = vision.learner(
-        "lesson_cnn",
-        data,
-        mixup=train.mixup,
-        label_smoothing=train.label_smoothing,
-        optimizer=adamw(weight_decay=train.weight_decay),
-        precision=train.precision,
-        device=train.device,
-        progress=not run.quiet,
-        widths=[64, 128, 256],
-        stem_stride=1,
-    )
     if train.epochs < 1:
         raise ConfigError(f"--epochs must be at least 1, got {train.epochs}")
+    say = (lambda *_: None) if run.quiet else print
+    torch.manual_seed(train.seed)
+    learner = _learner(train, quiet=run.quiet)
     folder = new_run_folder("demo", run.run_dir)
-    say(f"{data.description}; writing to {folder}")
+    say(f"{learner.data.description}; writing to {folder}")
     keep = KeepRun(folder, flags(train, run))
     started = time.perf_counter()
     try:
@@ -77,14 +64,31 @@ def demo(train: TrainOptions = DemoOptions(), run: RunOptions = RunOptions()) ->
     predictions = learner.predict()
     draw_predictions(learner, predictions, folder / "predictions.png")
     result = keep.finish(learner, {"train_seconds": round(seconds, 2), "seed": train.seed})
-    wrong = int((predictions.output.argmax(1) != predictions.targets).sum())
-    say(
-        f"\n{len(predictions) - wrong} of {len(predictions)} held-out digits right: "
-        f"{result['valid_accuracy']:.2%}, {seconds:.0f} s"
-    )
+    right = int((predictions.output.argmax(1) == predictions.targets).sum())
+    share = result["valid_accuracy"]
+    say(f"\n{right} of {len(predictions)} held-out digits right: {share:.2%}, {seconds:.0f} s")
     say(f"look at {folder / 'curves.png'} and {folder / 'predictions.png'}\n")
     say(_NEXT.format(folder=folder))
     return result
+
+
+def _learner(train: TrainOptions, *, quiet: bool) -> Learner:
+    """The lessons' network, made for 8x8 pixels."""
+    from etude import vision
+    from etude.optim import adamw
+
+    return vision.learner(
+        "lesson_cnn",
+        digits(train.seed, train.batch_size),
+        mixup=train.mixup,
+        label_smoothing=train.label_smoothing,
+        optimizer=adamw(weight_decay=train.weight_decay),
+        precision=train.precision,
+        device=train.device,
+        progress=not quiet,
+        widths=[64, 128, 256],
+        stem_stride=1,
+    )
 
 
 _NEXT = """next steps, in Python:

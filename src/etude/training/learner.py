@@ -27,11 +27,12 @@ from etude.training import saving, transfer
 from etude.training.callback import Callback, Events, instances
 from etude.training.callbacks.progress import ShowProgress
 from etude.training.callbacks.scheduler import Scheduler
+from etude.training.checks import check_fit, check_parts
 from etude.training.device import pick_device
 from etude.training.history import History, Progress
 from etude.training.loop import Loop
 from etude.training.optimizer import Groups, check_instance, layer_groups, make_optimizer
-from etude.training.precision import PRECISIONS, Precision, measure
+from etude.training.precision import Precision, measure
 from etude.training.predict import predict
 from etude.training.snapshot import Snapshot
 from etude.training.step import Step, supervised_step
@@ -88,18 +89,7 @@ class Learner:
         seed: int | None = None,
         progress: bool = True,
     ) -> None:
-        if not isinstance(accumulate, int) or accumulate < 1:
-            raise ConfigError(f"accumulate must be a whole number of at least 1, got {accumulate!r}")
-        if isinstance(loss_fn, type) or not callable(loss_fn):
-            raise ConfigError(
-                f"loss_fn must be a loss that can be called, such as nn.CrossEntropyLoss(), got {loss_fn!r}"
-            )
-        if not callable(optimizer) and not isinstance(optimizer, Optimizer):
-            raise ConfigError(
-                f"optimizer must be a factory such as torch.optim.AdamW or an optimizer, got {optimizer!r}"
-            )
-        if precision not in PRECISIONS:
-            raise ConfigError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+        check_parts(loss_fn, optimizer, accumulate, precision)
         self.device = pick_device(device)
         self.model = model.to(self.device)
         self.data = as_dataloaders(data)
@@ -156,14 +146,7 @@ class Learner:
         train = self.data.train
         if train is None:
             raise ConfigError("this learner has no training data; make one with data to train it")
-        if not isinstance(num_epochs, int) or num_epochs < 1:
-            raise ConfigError(f"num_epochs must be a whole number of at least 1, got {num_epochs!r}")
-        if not any(parameter.requires_grad for parameter in self.model.parameters()):
-            raise ConfigError(
-                f"no parameter of {type(self.model).__name__} is trainable; unfreeze some: requires_grad_(True)"
-            )
-        if len(train) == 0:
-            raise ConfigError("the training loader has no batches; with drop_last, is the data smaller than one batch?")
+        check_fit(self.model, train, num_epochs)
         optimizer = self._prepare_optimizer(reset=reset_optimizer)
         self._choose_precision(train)
         schedules = self._schedules(optimizer, lr, schedule, momentum)

@@ -109,11 +109,9 @@ def load(
     if size < 1:
         raise ConfigError(f"size must be at least 1 pixel, got {size}")
     train_samples, valid_samples, layout = _samples(path, train, valid, seed)
-    if not train_samples:
-        raise DataError(f"{path or train} gave no training pictures ({layout})")
     vocab = Vocab.of(sample.label for sample in train_samples)
     if len(vocab) < 2:
-        raise DataError(f"{path or train} holds one class only ({vocab[0]!r}); name the folder above the class folders")
+        raise DataError(f"{path or train} gave {list(vocab)} as classes ({layout}); expected a folder of class folders")
     stored = round(size * _MARGIN)
     description = (
         f"{len(train_samples)} train and {len(valid_samples)} valid pictures of {len(vocab)} classes ({layout})"
