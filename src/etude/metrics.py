@@ -92,11 +92,9 @@ class EpochMeter:
         """Count one batch. Batches that were skipped before the model ran carry no loss and are left out."""
         if output.preds is None:
             return
-        targets = output.batch.targets
         # what is needed later and no more: the inputs of fifty batches would fill a GPU
-        hard = targets.dominant if isinstance(targets, MixedTargets) else targets
-        self._block.append(_Seen(output.loss, output.preds, hard, output.batch.size))
-        self._bytes += _num_bytes(output.preds)
+        self._block.append(_Seen(output.loss, output.preds, output.batch.targets, output.batch.size))
+        self._bytes += output.preds.nbytes if isinstance(output.preds, Tensor) else _num_bytes(output.preds)
         if len(self._block) >= _BLOCK_BATCHES or self._bytes > _BLOCK_BYTES:
             self._reduce_block()
 
@@ -157,14 +155,16 @@ def _name(metric: Metric) -> str:
 
 
 def _num_bytes(preds: Any) -> int:
-    if isinstance(preds, Tensor):
-        return preds.nbytes
     return sum(leaf.nbytes for leaf in tree_leaves(preds) if isinstance(leaf, Tensor))
+
+
+def _hard(targets: Any) -> Any:
+    return targets.dominant if isinstance(targets, MixedTargets) else targets
 
 
 def _joined(block: list[_Seen]) -> list[tuple[Any, Any, int]]:
     """Predictions, hard targets and count: the whole block at once, or batch by batch where it cannot be joined."""
-    parts = [(seen.preds, seen.targets, seen.size) for seen in block]
+    parts = [(seen.preds, _hard(seen.targets), seen.size) for seen in block]
     tensors = all(isinstance(preds, Tensor) and isinstance(targets, Tensor) for preds, targets, _ in parts)
     if not tensors or len({(preds.shape[1:], targets.shape[1:]) for preds, targets, _ in parts}) > 1:
         return parts

@@ -84,7 +84,7 @@ class FiniteGuard:
         Returns:
             Whether the weights were updated; a tensor where only the device knows.
         """
-        values = losses + grads
+        values = losses + [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
         simple = self._one_kind and losses and losses[-1].dtype == torch.float32
         alike = [values] if simple else [list(group) for _, group in groupby(values, key=_device_and_type)]
         for group in alike:

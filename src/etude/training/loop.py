@@ -184,7 +184,7 @@ class Loop:
         else:
             if not self._losses:
                 raise ConfigError("the step function did not call learner.backward(loss), so nothing would be trained")
-            grads = [_dense(tensor.grad) for tensor in self._tensors if tensor.grad is not None]
+            grads = [tensor.grad for tensor in self._tensors if tensor.grad is not None]
             updated = self.guard.step(self._losses, grads)
         self.optimizer.zero_grad(set_to_none=True)
         self._updated = updated
@@ -215,11 +215,6 @@ class Loop:
 def _amount(batch: Batch) -> float | Tensor:
     """What a batch counts in a window: its samples, or the sum of their weights."""
     return batch.size if batch.weight is None else batch.weight.sum()
-
-
-def _dense(grad: Tensor) -> Tensor:
-    """The numbers of a gradient, sparse or not."""
-    return grad.coalesce().values() if grad.is_sparse else grad
 
 
 def set_mode(learner: Learner, *, training: bool) -> None:
