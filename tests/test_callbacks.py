@@ -224,3 +224,25 @@ def test_debug_opens_the_debugger(monkeypatch):
 def test_debug_refuses_an_unknown_event():
     with pytest.raises(etude.ConfigError, match="unknown event"):
         Debug("after_batch")
+
+
+def test_half_a_window_does_not_reach_the_next_epoch():
+    def stop(learner, *_):
+        if learner.progress.batch == 1:
+            raise etude.StopEpoch("enough")
+
+    left_over = []
+    look = etude.Debug("before_step", call=lambda learner: left_over.append(learner.model.weight.grad is not None))
+    batches = [(torch.randn(4, 8), torch.zeros(4, dtype=torch.long))] * 4
+    callbacks = [etude.Debug("after_step", call=stop), look]
+    Learner(
+        nn.Linear(8, 4),
+        batches,
+        nn.CrossEntropyLoss(),
+        torch.optim.SGD,
+        callbacks=callbacks,
+        accumulate=2,
+        progress=False,
+    ).fit(2, lr=0.1)
+
+    assert left_over == [False] * 3

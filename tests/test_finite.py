@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from etude import Debug, Learner, NonFiniteError, optim, supervised_step
+from etude import Debug, Learner, NonFiniteError, SkipStep, StopFit, optim, supervised_step
 from etude.training import loop
 from etude.training.finite import FiniteGuard
 
@@ -142,6 +142,53 @@ def test_a_step_that_claims_an_update_cannot_hide_a_bad_one():
     )
     with pytest.raises(NonFiniteError, match="step 3 "):
         learner.fit(1, lr=0.01)
+
+
+def _deferred(monkeypatch, batches, *callbacks, optimizer=None):
+    monkeypatch.setattr(loop, "FiniteGuard", lambda *args: FiniteGuard(*args, deferred=True))
+    return Learner(
+        _model(),
+        batches,
+        nn.CrossEntropyLoss(),
+        optimizer or optim.sgd(),
+        callbacks=callbacks,
+        progress=False,
+        device="cpu",
+    )
+
+
+def test_a_skipped_step_does_not_shift_the_count_of_a_late_look(monkeypatch):
+    def skip(learner, batch):
+        if learner.progress.step == 1:
+            raise SkipStep("not this one")
+
+    batches = _batches()
+    batches[3][0][0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"step 4 .* those of step 3"):
+        _deferred(monkeypatch, batches, Debug("transform_batch", call=skip)).fit(1, lr=0.01)
+
+
+def test_stopping_does_not_hide_a_bad_step_that_the_host_has_not_heard_of(monkeypatch):
+    def stop(learner, *_):
+        if learner.progress.step == 4:
+            raise StopFit("time is up")
+
+    batches = _batches()
+    batches[2][0][0, 0] = torch.nan
+    learner = _deferred(monkeypatch, batches, Debug("after_step", call=stop))
+    with pytest.raises(NonFiniteError, match="step 3 "):
+        learner.fit(1, lr=0.01)
+
+    assert all(buffer.isfinite().all() for buffer in learner.model.buffers())
+
+
+def test_the_guard_leaves_nothing_on_a_users_optimizer(monkeypatch):
+    model = _model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    monkeypatch.setattr(loop, "FiniteGuard", lambda *args: FiniteGuard(*args, deferred=True))
+    Learner(model, _batches(), nn.CrossEntropyLoss(), optimizer, progress=False, device="cpu").fit(1)
+
+    assert not {"found_inf", "grad_scale"} & set(vars(optimizer))
 
 
 def test_the_first_of_several_bad_steps_is_found_when_the_host_looks_late(monkeypatch):

@@ -145,6 +145,21 @@ def test_a_model_of_ones_own_is_loaded_into_a_new_one(tmp_path):
         etude.load(tmp_path, model=nn.Linear(4, 5))
 
 
+def test_a_model_of_ones_own_predicts_alike_after_loading(tmp_path):
+    """Preprocessing, labels and how outputs become probabilities come back with it; no random number is drawn."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    learner = vision.learner(net, digits(), loss_fn=nn.BCEWithLogitsLoss(), precision="fp32", progress=False)
+    learner.save(tmp_path)
+    new = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    random = torch.get_rng_state()
+    loaded = etude.load(tmp_path, model=new)
+    pixels = learner.data.valid.inputs[:5]
+
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.allclose(loaded.predict(pixels).output, learner.predict(pixels).output)
+    assert loaded.predict(pixels)[0].label == learner.predict(pixels)[0].label
+
+
 def test_a_loaded_model_cannot_be_trained_by_accident(trained, tmp_path):
     trained.save(tmp_path)
     with pytest.raises(ConfigError, match="no training data"):
