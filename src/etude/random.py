@@ -28,7 +28,8 @@ def key(seed: int, purpose: str, *counters: int) -> int:
     (True, False)
     """
     text = ":".join((str(seed), purpose, *map(str, counters)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    # a purpose may hold the name of a file, and a name bytes that are no text
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "big") >> 1
 
 
 def generator(seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
