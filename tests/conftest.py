@@ -45,6 +45,12 @@ def _import_everything() -> None:
 _import_everything()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests neither use nor fill the user's cache."""
+    os.environ["ETUDE_HOME"] = str(tmp_path_factory.mktemp("etude-home"))
+
+
 @pytest.fixture(autouse=True)
 def _quiet_machine() -> None:
     torch.set_num_threads(1)

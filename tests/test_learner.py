@@ -200,8 +200,7 @@ def test_evaluate_weights_unequal_batches_by_their_size():
 def test_plain_loaders_of_torch_work_and_others_are_explained():
     data = TensorDataset(torch.randn(12, 4), torch.randint(3, (12,)))
     assert len(_learner(data=(DataLoader(data, 5), DataLoader(data, 5))).fit(2, lr=0.1)) == 2
-    with pytest.raises(ConfigError, match="got a Dataset; wrap it"):
-        _learner(data=(data, None))
+    assert len(_learner(data=(data, data)).fit(2, lr=0.1)) == 2
     with pytest.raises(ConfigError, match=r"has no len\(\)"):
         _learner(data=(iter([]), None))
     with pytest.raises(etude.DataError, match="batch 0 is a tuple of 3"):

@@ -1,25 +1,26 @@
 """From samples to batches on the device, and the bundle of loaders that a learner trains on.
 
 Anything that yields batches is a loader: our own `ArrayLoader`, a `torch.utils.data.DataLoader`, a list of
-(inputs, targets) pairs. `as_dataloaders` turns what the user has into a `DataLoaders`.
+(inputs, targets) pairs; a map-style `Dataset` gets one. `as_dataloaders` turns what the user has into a `DataLoaders`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from etude import random
+from etude.data.convert import as_batch, to_device
+from etude.data.dataset import DatasetLoader
+from etude.data.sampling import Sampling, on_device
+from etude.data.store import Incident
 from etude.data.vocab import Vocab
 from etude.errors import ConfigError, DataError
-from etude.types import Batch
+from etude.types import Batch, Json
 
 if TYPE_CHECKING:
     from jaxtyping import Int, Shaped
@@ -41,6 +42,23 @@ class Loader(Protocol):
         ...
 
 
+@runtime_checkable
+class HasVocab(Protocol):
+    """A loader that knows what its class numbers mean."""
+
+    vocab: Vocab | None
+
+
+def check_vocab(loader: Loader, vocab: Vocab | None) -> None:
+    """Refuse a loader whose class numbers mean other classes than the model's; raises `ConfigError`."""
+    theirs = loader.vocab if isinstance(loader, HasVocab) else None
+    if vocab is not None and theirs is not None and theirs != vocab:
+        raise ConfigError(
+            f"these pictures are numbered by the classes {list(theirs)[:5]}, the model by {list(vocab)[:5]}; number "
+            "them as the model does: vision.labeled(path, learner.data.read, learner.data.vocab)"
+        )
+
+
 class ArrayLoader:
     """Batches of samples that lie in memory as two tensors, in an order that is a function of (seed, epoch).
 
@@ -51,6 +69,8 @@ class ArrayLoader:
         shuffle: a new order every epoch; off for validation.
         drop_last: leave out the last, smaller batch of an epoch, unless it is the only one.
         seed: which orders.
+        rank: which part of each step this process takes.
+        world_size: the number of processes.
     """
 
     def __init__(
@@ -62,35 +82,40 @@ class ArrayLoader:
         shuffle: bool = False,
         drop_last: bool = False,
         seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if len(inputs) != len(targets):
             raise DataError(f"{len(inputs)} inputs but {len(targets)} targets; expected one target per input")
-        if len(inputs) == 0:
-            raise DataError("there are no samples; expected at least one")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         self.inputs, self.targets = inputs, targets
-        self.batch_size, self.shuffle, self.drop_last, self.seed = batch_size, shuffle, drop_last, seed
+        self.sampling = Sampling(
+            num_samples=len(inputs),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
 
     @property
     def num_samples(self) -> int:
-        """The number of samples of one epoch."""
-        return len(self.inputs)
+        """The number of samples of one epoch, over all ranks."""
+        return self.sampling.num_samples
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.num_samples, self.batch_size)
-        return whole if self.drop_last and whole else whole + bool(rest)
+        return len(self.sampling)
 
     def batches(self, epoch: int, device: torch.device) -> Iterator[Batch]:
         """The batches of one epoch; the samples move to the device once and stay there."""
         if self.inputs.device != device:
             self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
-        index = random.order(self.seed, epoch, self.num_samples) if self.shuffle else torch.arange(self.num_samples)
-        for rows in index.to(device).split(self.batch_size)[: len(self)]:
+        for rows in on_device(self.sampling.batches(epoch), device):
             yield self.take(rows)
 
-    def take(self, rows: Int[Tensor, "batch"]) -> Batch:
-        """The samples at the given positions."""
+    def take(self, rows: Int[Tensor, "batch"] | Sequence[int], epoch: int = 0) -> Batch:
+        """The samples at the given positions, the same in every epoch."""
+        rows = torch.as_tensor(rows, device=self.inputs.device)
         return Batch(self.inputs.index_select(0, rows), self.targets.index_select(0, rows), indices=rows)
 
 
@@ -102,10 +127,6 @@ class PlainLoader:
     """
 
     def __init__(self, iterable: Any) -> None:
-        if isinstance(iterable, Dataset):
-            raise ConfigError(
-                "got a Dataset; wrap it: torch.utils.data.DataLoader(dataset, batch_size=64, shuffle=True)"
-            )
         try:
             len(iterable)
         except TypeError as error:
@@ -153,6 +174,9 @@ class DataLoaders:
         channels: channels of the pictures.
         seed: decides orders and augmentation.
         description: a line that says what this data is.
+        incidents: files that were not taken as they were, for the run's record.
+        identity: what tells this data from any other, for the run's record.
+        several_labels: whether a sample may have several classes at once; targets are then 0 and 1 for each class.
     """
 
     train: Loader | None
@@ -164,6 +188,9 @@ class DataLoaders:
     channels: int = 3
     seed: int | None = None
     description: str = ""
+    incidents: Sequence[Incident] = ()
+    identity: dict[str, Json] = field(default_factory=dict)
+    several_labels: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -181,35 +208,18 @@ def as_dataloaders(data: DataLoaders | Loader | tuple[Any, Any] | Iterable[Any])
         if len(data) != 2:
             raise ConfigError(f"data must be (train, valid), got a tuple of {len(data)}")
         train, valid = data
-        return DataLoaders(as_loader(train), None if valid is None else as_loader(valid))
-    return DataLoaders(as_loader(data))
+        return DataLoaders(as_loader(train, training=True), None if valid is None else as_loader(valid))
+    return DataLoaders(as_loader(data, training=True))
 
 
-def as_loader(source: Any) -> Loader:
-    """A loader from a loader, or from any sized iterable of batches."""
-    return source if isinstance(source, Loader) else PlainLoader(source)
+def as_loader(source: Any, *, training: bool = False) -> Loader:
+    """A loader from a loader, from a map-style `Dataset`, or from any sized iterable of batches.
 
-
-def as_batch(item: Any, number: int) -> Batch:
-    """A `Batch` from the pair that a loader yields.
-
-    Raises:
-        DataError: naming what came instead, and in which batch.
+    A data set is read in batches of 64, shuffled for training by torch's initial seed; make a `DatasetLoader` of it to
+    say otherwise.
     """
-    if isinstance(item, tuple | list) and len(item) == 2:
-        item = [torch.as_tensor(part) if isinstance(part, np.ndarray) else part for part in item]
-        return Batch(item[0] if not isinstance(item[0], list) else tuple(item[0]), item[1])
-    kind = f"a {type(item).__name__}" + (f" of {len(item)}" if isinstance(item, tuple | list) else "")
-    raise DataError(f"batch {number} is {kind}; expected (inputs, targets) or etude.Batch(inputs, targets, weight=...)")
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with every tensor on the device."""
-    return Batch(*(move(field, device) for field in batch))
-
-
-def move(value: Any, device: torch.device) -> Any:
-    """Tensors inside tuples, lists and dicts moved to the device; anything else as it is."""
-    # only a copy to a GPU is safe to use before it has arrived: the GPU's own queue keeps the order
-    to_gpu = device.type == "cuda"
-    return tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=to_gpu), value)
+    if isinstance(source, Loader):
+        return source
+    if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
+        return DatasetLoader(source, shuffle=training, drop_last=training, seed=torch.initial_seed())
+    return PlainLoader(source)
