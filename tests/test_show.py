@@ -14,7 +14,14 @@ from nbclient import NotebookClient
 from torch import nn
 
 import etude
+from etude import vision
+from etude.data.loaders import ArrayLoader, DataLoaders
+from etude.recipes.demo import digits
 from etude.training import display
+from etude.vision import show
+from etude.vision.show import draw_batch, draw_predictions
+
+_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 FIT = """
 import torch, etude
@@ -83,6 +90,31 @@ def test_a_terminal_gets_a_bar_that_goes_away():
     assert "epoch 1/2 train" in text
     assert "\x1b[2K" in text, "the bar's line is erased"
     assert text.count("valid_loss") == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=_GPU)])
+def test_pictures_are_drawn_wherever_their_pixels_lie(tmp_path, device):
+    """After a fit they lie on the GPU."""
+    data = digits()
+    learner = vision.learner("lesson_cnn", data, precision="fp32", progress=False, device=device, widths=[8])
+    learner.fit(1, lr=1e-2)
+    assert data.train.inputs.device.type == device
+    draw_batch(data, tmp_path / "batch.png")
+    draw_predictions(learner, learner.predict(), tmp_path / "predictions.png", rows=1)
+
+    for name in ("batch.png", "predictions.png"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_what_is_drawn_is_asked_for_and_brought_home_from_where_it_lies(monkeypatch):
+    """The meta device stands for a GPU: it takes no rows of the CPU, and nothing of it can be drawn."""
+    data, brought = digits(), []
+    train = ArrayLoader(data.train.inputs.to("meta"), data.train.targets.to("meta"))
+    monkeypatch.setattr(show, "to_device", lambda batch, device: brought.append((batch, device)) or batch)
+    batch = show._seen(DataLoaders(train), train, 0, 4, augment=False)
+
+    assert brought == [(batch, torch.device("cpu"))]
+    assert {batch.inputs.device.type, batch.targets.device.type, batch.indices.device.type} == {"meta"}
 
 
 def test_a_notebook_keeps_one_output():

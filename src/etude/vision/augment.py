@@ -48,6 +48,31 @@ def flip_and_shift(*, flip: float = 0.5, shift: int = 0, size: int | None = None
     return augment
 
 
+def compose(*augments: Augment) -> Augment:
+    """Several augmentations as one, in the order given.
+
+    Each draws for its own purpose, so leaving one out does not change what the others draw. For the same reason two of
+    the same kind draw the same numbers; give one of them another seed: `lambda batch, seed, epoch: augment(batch, seed
+    + 1, epoch)`.
+
+    Args:
+        augments: what to apply, the first one first. Those that keep uint8 pixels (`flip_and_shift`, `random_erasing`)
+            are cheapest in front.
+
+    Raises:
+        ConfigError: nothing is given.
+    """
+    if not augments:
+        raise ConfigError("compose needs at least one augmentation, got none")
+
+    def augment(batch: Batch, seed: int, epoch: int) -> Batch:
+        for apply in augments:
+            batch = apply(batch, seed, epoch)
+        return batch
+
+    return augment
+
+
 def crop(
     pixels: Shaped[Tensor, "batch channel height width"],
     top: Tensor,

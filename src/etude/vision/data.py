@@ -1,299 +1,284 @@
 """From a folder of pictures to batches.
 
-Every picture is decoded once, reduced to a little more than the asked size with an antialiasing filter, and kept as
-uint8. Training cuts a random window of the asked size; validation and prediction the middle one.
+Every picture is decoded once into a store of uint8 pixels (see `etude.data.store`), kept for later runs. Training cuts
+a random window of it, validation and prediction the middle.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor, nn
-from typing_extensions import override
+from torch import Tensor
 
-from etude import random
-from etude.data.files import find_images, label_table
-from etude.data.loaders import ArrayLoader, DataLoaders
+from etude.data.block import DataBlock, Samples
+from etude.data.build import open_or_build
+from etude.data.items import Label, Split
+from etude.data.layouts import guess
+from etude.data.loaders import Augment, DataLoaders
+from etude.data.store import RaggedStore
+from etude.data.unstored import Unstored
 from etude.data.vocab import Vocab
-from etude.errors import ConfigError, DataError
-from etude.types import Json
-from etude.vision.augment import flip_and_shift
+from etude.errors import ConfigError
+from etude.training.display import progress_bar
+from etude.vision.decode import PictureCodec
+from etude.vision.finding import Folder, block_of, folder_of, label_of, silent, two_folders
+from etude.vision.pictures import DrawWindows, PictureLoader
+from etude.vision.preprocess import ImagePreprocess, ImageReader, statistics
+from etude.vision.samples import PictureSet, picture_set
+from etude.vision.windows import MiddleCrop, RandomResizedCrop
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Shaped, UInt8
+OnBadData: TypeAlias = Literal["skip", "stop"]
+Store: TypeAlias = Literal["disk", "none"]
 
-_MARGIN = 1.15
-"""Stored pictures are this much larger than the window that the model sees."""
+_STORED = 2
+"""Stored pictures are reduced to this many times the size that the model sees: a window of a third is still sharp."""
 _FEW_STEPS = 5
-_VALID_NAMES = ("valid", "val", "validation", "test")
-
-
-@final
-class ImagePreprocess(nn.Module):
-    """From stored pixels to what the model sees: middle window, scale to [0, 1], normalise, memory format.
-
-    Args:
-        size: side of the window; pictures that are this size already pass through.
-        mean: per channel, of pixels in [0, 1].
-        std: per channel.
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.size, self.mean, self.std = size, tuple(mean), tuple(std)
-        deviation = torch.tensor(self.std).view(1, -1, 1, 1)
-        self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
-        self.register_buffer("shift", -torch.tensor(self.mean).view(1, -1, 1, 1) / deviation, persistent=False)
-
-    @override
-    def forward(
-        self, pixels: Shaped[Tensor, "batch channel height width"]
-    ) -> Float[Tensor, "batch channel height2 width2"]:
-        if pixels.ndim != 4 or pixels.shape[1] != len(self.mean):
-            raise DataError(f"expected pictures (batch, {len(self.mean)}, height, width), got {tuple(pixels.shape)}")
-        height, width = pixels.shape[-2:]
-        if min(height, width) < self.size:
-            raise DataError(f"pictures of {height}x{width} pixels are smaller than the {self.size} that the model sees")
-        top, left = (height - self.size) // 2, (width - self.size) // 2
-        window = pixels[..., top : top + self.size, left : left + self.size]
-        x = window.to(self.scale.dtype) if not window.is_floating_point() else window
-        return torch.addcmul(self.shift, x, self.scale).contiguous(memory_format=torch.channels_last)
-
-    def config(self) -> dict[str, Json]:
-        """The constructor's arguments."""
-        return {"size": self.size, "mean": list(self.mean), "std": list(self.std)}
-
-
-class Sample(NamedTuple):
-    """One picture file and its label."""
-
-    path: Path
-    label: str
+_LARGEST = 4096
+"""Pixels of a side: more is a slip of the hand, and would take all memory."""
+_SAMPLED, _SAMPLED_PIXELS = 1000, 1 << 25
+"""How many pictures mean and deviation are measured on, and of how many pixels in all."""
 
 
 def load(
-    path: str | os.PathLike[str] | None = None,
+    path: Folder | None = None,
     *,
-    train: str | os.PathLike[str] | None = None,
-    valid: float | str | os.PathLike[str] | None = None,
+    train: Folder | None = None,
+    valid: float | Folder | None = None,
     size: int = 128,
     batch_size: int = 64,
     seed: int = 42,
+    split_seed: int | None = None,
+    block: DataBlock | None = None,
+    label: str | Label | None = None,
+    split: Split | None = None,
+    fold: tuple[int, int] | None = None,
+    label_noise: float = 0.0,
+    windows: DrawWindows | None = None,
+    middle: MiddleCrop | None = None,
+    augment: Augment | None = None,
+    stored_size: int | None = None,
+    store: Store = "disk",
+    on_bad_data: OnBadData = "skip",
+    rank: int = 0,
+    world_size: int = 1,
+    progress: bool = True,
 ) -> DataLoaders:
-    """Pictures from folders.
+    """Pictures from a folder, an archive or a known data set.
 
-    Understands, and says which it took: `train/CLASS/*` beside `valid/CLASS/*` (or val, test); flat `CLASS/*`; and
-    `labels.csv` with columns `name,label[,is_valid]`.
+    Guesses the layout and says which it took: `train/CLASS/*` beside `valid/CLASS/*` (or val, test); `CLASS/*`;
+    `labels.csv` with columns `name,label[,is_valid]`; one folder of files named `LABEL_NUMBER.jpg`.
 
     Args:
-        path: the folder; or leave it out and name `train=` and `valid=` folders of classes.
-        train: folder of training classes.
-        valid: the share of pictures held out, drawn by a hash of (seed, name); or the folder of validation classes.
+        path: a folder; an archive, which is unpacked once; or the name of a known data set (`etude data list`).
+        train: folder of training classes, with `valid` the folder of validation classes, instead of `path`.
+        valid: the share of pictures held out, drawn by a hash of (split seed, name).
         size: side of the square that the model sees, in pixels.
-        batch_size: pictures per step.
-        seed: decides the held-out share, the order and the augmentation.
+        batch_size: pictures per step; validation takes twice as many.
+        seed: decides the order, windows and augmentation.
+        split_seed: decides which pictures are held out; None takes `seed`. Runs that are compared should share it.
+        block: find, split and label yourself; nothing is guessed.
+        label: instead of the guessed one: "parent" (the folder a picture lies in), "top" (the first folder), a
+            regular expression with one group for the file's name, or a function of (file, root).
+        split: instead of the guessed one; see `etude.data.items`.
+        fold: (which, of how many), counted from 0: hold out one of several equal parts, for cross-validation.
+        label_noise: the share of training labels that are changed to a wrong one, to study noisy labels.
+        windows: what training sees of each picture; None is `RandomResizedCrop()`.
+        middle: what validation and prediction see; None is `MiddleCrop()`.
+        augment: further random changes of training batches, such as `vision.color_jitter(brightness=0.2)`.
+        stored_size: the shorter side to which larger pictures are reduced, once; None is twice `size`.
+        store: "disk" decodes every picture once and keeps it for later runs; "none" decodes it anew for every batch,
+            for sets whose pixels have no room.
+        on_bad_data: "skip" leaves out pictures that cannot be read and says which; "stop" raises.
+        rank: which part of each step this process takes.
+        world_size: the number of processes.
+        progress: print what was found, and show bars.
 
     Raises:
         DataError: naming the folder, file or label that cannot be used.
     """
-    if size < 1:
-        raise ConfigError(f"size must be at least 1 pixel, got {size}")
-    train_samples, valid_samples, layout = _samples(path, train, valid, seed)
-    vocab = Vocab.of(sample.label for sample in train_samples)
-    if len(vocab) < 2:
-        raise DataError(f"{path or train} gave {list(vocab)} as classes ({layout}); expected a folder of class folders")
-    stored = round(size * _MARGIN)
-    description = (
-        f"{len(train_samples)} train and {len(valid_samples)} valid pictures of {len(vocab)} classes ({layout})"
+    _refuse(size, seed, on_bad_data, store)
+    root, block = _find(
+        path, train, valid, block, _Said(label, split, fold, seed if split_seed is None else split_seed), progress
     )
-    print(f"{description}; decoding once to {stored} pixels", flush=True)
-    if len(train_samples) < _FEW_STEPS * batch_size:
-        steps = max(len(train_samples) // batch_size, 1)
-        print(f"an epoch is {steps} steps of {batch_size} pictures; a smaller batch_size makes more of few pictures")
-    parts = [
-        (_decode(part, stored), torch.tensor([vocab.number(label, source=str(file)) for file, label in part]))
-        if part
-        else None
-        for part in (train_samples, valid_samples)
-    ]
-    return from_arrays(
-        parts[0],
-        parts[1],
-        vocab=vocab,
-        size=size,
+    samples = block.samples(root)
+    codec = PictureCodec(stored_size or _STORED * size)
+    stored = _stored(samples, root, codec, store, progress=progress)
+    found = picture_set(root, block.description, samples, stored, label_noise=label_noise, seed=seed)
+    found.refuse_bad(stop=on_bad_data == "stop")
+    middle = middle or MiddleCrop()
+    data = _loaders(
+        found,
+        ImageReader(size, stored=codec.stored, share=middle.share, squash=middle.squash),
+        windows or RandomResizedCrop(),
+        augment,
         batch_size=batch_size,
         seed=seed,
-        augment=flip_and_shift(flip=0.5, size=size),
-        description=description,
+        rank=rank,
+        world_size=world_size,
     )
+    if progress:
+        _tell(found, batch_size)
+    return data
 
 
-def from_arrays(
-    train: tuple[Tensor, Tensor] | None,
-    valid: tuple[Tensor, Tensor] | None,
-    *,
-    vocab: Vocab | Sequence[str],
-    size: int | None = None,
-    batch_size: int = 64,
-    seed: int = 42,
-    augment: Any = None,
-    description: str = "",
-) -> DataLoaders:
-    """Pictures that are in memory already: uint8 (samples, channel, height, width) and class numbers.
-
-    Mean and deviation are measured on the training pictures.
-    """
-    if train is None:
-        raise DataError("there are no training pictures")
-    pixels = train[0]
-    if pixels.dtype != torch.uint8 or pixels.ndim != 4:
-        raise DataError(
-            f"expected uint8 pictures (samples, channel, height, width), got {pixels.dtype} {tuple(pixels.shape)}"
-        )
-    if size is None and pixels.shape[-1] != pixels.shape[-2]:
-        raise ConfigError(f"pictures of {tuple(pixels.shape[-2:])} pixels are not square; say which window with size=")
-    names = vocab if isinstance(vocab, Vocab) else Vocab(vocab)
-    for _, targets in (train, *([valid] if valid is not None else [])):
-        if len(targets) and (int(targets.max()) >= len(names) or int(targets.min()) < 0):
-            raise DataError(f"targets hold class {int(targets.max())} but the vocabulary has {len(names)} names")
-    mean, std = _statistics(pixels)
-    side = size or pixels.shape[-1]
-    preprocess = ImagePreprocess(side, mean, std)
-    return DataLoaders(
-        ArrayLoader(*train, batch_size=batch_size, shuffle=True, drop_last=True, seed=seed),
-        None if valid is None else ArrayLoader(*valid, batch_size=2 * batch_size),
-        vocab=names,
-        preprocess=preprocess,
-        augment=augment,
-        read=ImageReader(pixels.shape[-1], pixels.shape[1]),
-        channels=pixels.shape[1],
-        seed=seed,
-        description=description or f"{len(pixels)} pictures",
-    )
+def _stored(
+    samples: Samples, root: Path, codec: PictureCodec, store: Store, *, progress: bool
+) -> RaggedStore | Unstored:
+    """Every picture of the samples, decoded once into the cache, or looked at and left as a file."""
+    files = [sample.path for sample in (*samples.train, *samples.valid)]
+    with progress_bar(enabled=progress) as bar:
+        if store == "none":
+            return Unstored(files, root, codec, report=bar)
+        return open_or_build(files, root, codec, report=bar, say=print if progress else silent)
 
 
-@final
-class ImageReader:
-    """From a path, a PIL picture or an array to stored pixels (channel, side, side), uint8."""
-
-    def __init__(self, side: int, channels: int) -> None:
-        self.side, self.channels = side, channels
-
-    def config(self) -> dict[str, Json]:
-        """The constructor's arguments."""
-        return {"side": self.side, "channels": self.channels}
-
-    def __call__(self, item: Any) -> UInt8[Tensor, "channel side side"]:
-        """Read one picture; raises `DataError` naming the file."""
-        if isinstance(item, Tensor):
-            if item.dtype != torch.uint8:
-                raise DataError(f"expected uint8 pixels, got a tensor of {item.dtype}")
-            return item
-        if isinstance(item, np.ndarray):
-            item = Image.fromarray(item)
-        if isinstance(item, Image.Image):
-            return _to_pixels(item, self.side, self.channels)
-        return read_image(Path(item), self.side, self.channels)
+def _refuse(size: Any, seed: Any, on_bad_data: str, store: str) -> None:
+    """Refuse settings that make no sense; raises `ConfigError`."""
+    if not isinstance(size, int) or not 1 <= size <= _LARGEST:
+        raise ConfigError(f"size must be a whole number of pixels from 1 to {_LARGEST}, got {size!r}")
+    if not isinstance(seed, int):
+        raise ConfigError(f"seed must be a whole number, got {seed!r}")
+    for name, value, known in (("on_bad_data", on_bad_data, ("skip", "stop")), ("store", store, ("disk", "none"))):
+        if value not in known:
+            raise ConfigError(f"{name} must be one of {known}, got {value!r}")
 
 
-def read_image(path: Path, side: int, channels: int = 3) -> UInt8[Tensor, "channel side side"]:
-    """One picture file, upright, reduced so that its shorter side is `side`, and cut to the middle square."""
-    try:
-        with Image.open(path) as picture:
-            picture.draft("RGB" if channels == 3 else "L", (side, side))
-            return _to_pixels(picture, side, channels)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} cannot be read as a picture: {error}. Repair it or take it out of the folder."
-        ) from error
+class _Said(NamedTuple):
+    """What a user says of the layout instead of having it guessed."""
+
+    label: str | Label | None
+    split: Split | None
+    fold: tuple[int, int] | None
+    seed: int
 
 
-def _to_pixels(picture: Image.Image, side: int, channels: int) -> UInt8[Tensor, "channel side side"]:
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):
-        # Pillow's own conversion cuts 16 bits off at 255 instead of scaling them
-        picture = Image.fromarray((np.asarray(picture).astype(np.float32) / 257).round().astype(np.uint8))
-    picture = picture.convert("RGB" if channels == 3 else "L")
-    picture = ImageOps.fit(picture, (side, side), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(picture)).view(side, side, channels).permute(2, 0, 1).contiguous()
-
-
-def _decode(samples: Sequence[Sample], side: int) -> UInt8[Tensor, "samples 3 side side"]:
-    pixels = torch.empty(len(samples), 3, side, side, dtype=torch.uint8)
-
-    def decode(i: int) -> None:
-        pixels[i] = read_image(samples[i].path, side)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(decode, range(len(samples))))
-    return pixels
-
-
-def _statistics(pixels: UInt8[Tensor, "samples channel height width"]) -> tuple[list[float], list[float]]:
-    """Mean and deviation per channel, of pixels in [0, 1], over at most 1,000 pictures spread over the set."""
-    some = pixels[:: -(-len(pixels) // 1000)].double() / 255
-    std, mean = torch.std_mean(some, dim=(0, 2, 3), correction=0)
-    return [round(value, 4) for value in mean.tolist()], [round(max(value, 1e-3), 4) for value in std.tolist()]
-
-
-def _samples(path: Any, train: Any, valid: Any, seed: int) -> tuple[list[Sample], list[Sample], str]:
-    """Training and validation samples, and the layout they came from in words."""
+def _find(
+    path: Folder | None, train: Folder | None, valid: Any, block: DataBlock | None, said: _Said, progress: bool
+) -> tuple[Path, DataBlock]:
+    """Where the pictures lie, and how they are found, split and labeled; refuses arguments that exclude each other."""
+    label, split, fold, seed = said
+    says_how = any(given is not None for given in (label, split, fold))
     if train is not None:
         if path is not None or valid is None or isinstance(valid, float):
             raise ConfigError("give a folder, or train= and valid= folders")
-        return _classes(Path(train)), _classes(Path(valid)), "two folders of classes"
+        if says_how or block is not None:
+            raise ConfigError("train= and valid= folders say how; block, label, split and fold have no effect")
+        return two_folders(*(Path(folder).expanduser().resolve() for folder in (train, valid)))
     if path is None:
         raise ConfigError("give a folder of pictures, or train= and valid= folders")
-    if valid is not None and not isinstance(valid, float):
-        raise ConfigError(f"beside a folder, valid= is the share to hold out, got {valid!r}; name both: train=, valid=")
-    root = Path(path)
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; expected a folder of pictures")
-    if (root / "labels.csv").is_file():
-        rows = label_table(root / "labels.csv")
-        samples = [(Sample(root / row.name, row.label), row.is_valid) for row in rows]
-        if valid is None and any(is_valid for _, is_valid in samples):
-            return [s for s, v in samples if not v], [s for s, v in samples if v], "labels.csv with is_valid"
-        return *_hold_out([s for s, _ in samples], root, valid, seed), "labels.csv"
-    named = next((root / name for name in _VALID_NAMES if (root / name).is_dir()), None)
-    if (root / "train").is_dir() and named is not None and not isinstance(valid, float):
-        return _classes(root / "train"), _classes(named), f"train/CLASS and {named.name}/CLASS"
-    base = root / "train" if (root / "train").is_dir() else root
-    return *_hold_out(_classes(base), root, valid, seed), "CLASS folders"
+    root = folder_of(path, progress=progress)
+    if block is None:
+        return root, block_of(root, valid, seed, label, split, fold)
+    if says_how or valid is not None:
+        raise ConfigError("a block says how to find, split and label; valid, label, split and fold have no effect")
+    return root, block
 
 
-def _classes(folder: Path) -> list[Sample]:
-    """Every picture below a folder, labelled by the name of the folder it lies in."""
-    samples = [Sample(path, path.parent.name) for path in find_images(folder)]
-    if loose := [sample.path.name for sample in samples if sample.path.parent == folder]:
-        raise DataError(
-            f"{folder} holds pictures outside any class folder ({loose[:3]}); move each into a folder named after its "
-            "class, or add a labels.csv with the columns name,label"
+def labeled(
+    path: Folder,
+    read: ImageReader,
+    vocab: Vocab,
+    *,
+    valid: float | None = None,
+    seed: int = 42,
+    label: str | Label | None = None,
+    batch_size: int = 128,
+    on_bad_data: OnBadData = "skip",
+    progress: bool = True,
+) -> tuple[PictureSet, PictureLoader]:
+    """Labeled pictures for a model that is trained already, seen just as its own validation pictures were.
+
+    Args:
+        path: a folder, an archive, or a known data set. The held-out pictures of its layout are taken, or all of them
+            where it has none.
+        read: how the model's data read pictures.
+        vocab: the model's classes.
+        valid: take only the share that `load` holds out with this share and seed.
+        seed: of that share.
+        label: where labels come from; see `load`.
+        batch_size: pictures per batch.
+        on_bad_data: "skip" or "stop"; see `load`.
+        progress: print what was found, and show bars.
+
+    Raises:
+        DataError: naming the folder, file or label that cannot be used.
+    """
+    root = folder_of(path, progress=progress)
+    try:
+        block = block_of(root, valid, seed, label, None, None)
+        samples = Samples([], block.samples(root).valid)
+    except ConfigError:
+        if valid is not None:
+            raise
+        # no held-out pictures of its own, so all of them
+        block = guess(root, valid="all", seed=seed, label=label_of(label))
+        samples = Samples([], block.labeled(root))
+    store = _stored(samples, root, read.codec, "disk", progress=progress)
+    found = picture_set(root, block.description, samples, store, vocab=vocab)
+    found.refuse_bad(stop=on_bad_data == "stop")
+    if progress:
+        for line in found.summary():
+            print(line, flush=True)
+    return found, PictureLoader(store, *found.valid, size=read.size, windows=read.crop, batch_size=batch_size)
+
+
+def _loaders(
+    found: PictureSet,
+    read: ImageReader,
+    windows: DrawWindows,
+    augment: Augment | None,
+    *,
+    batch_size: int,
+    seed: int,
+    rank: int,
+    world_size: int,
+) -> DataLoaders:
+    def loader(part: tuple[Tensor, Tensor], draw: DrawWindows, batch: int, *, training: bool) -> PictureLoader:
+        return PictureLoader(
+            found.store,
+            *part,
+            size=read.size,
+            windows=draw,
+            batch_size=batch,
+            shuffle=training,
+            drop_last=training,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            vocab=found.vocab,
         )
-    return samples
+
+    mean, std = _statistics(loader(found.train, MiddleCrop(1.0, squash=True), batch_size, training=False))
+    return DataLoaders(
+        loader(found.train, windows, batch_size, training=True),
+        loader(found.valid, read.crop, 2 * batch_size, training=False) if len(found.valid[0]) else None,
+        vocab=found.vocab,
+        preprocess=ImagePreprocess(read.size, mean, std),
+        augment=augment,
+        read=read,
+        seed=seed,
+        description=found.description,
+        incidents=found.incidents,
+        identity={**found.identity(), "read": read.config(), "windows": repr(windows)},
+        several_labels=found.train[1].ndim == 2,
+    )
 
 
-def _hold_out(samples: Iterable[Sample], root: Path, valid: Any, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Hold out a share by a hash of each name, so that adding a picture moves no other one."""
-    if not isinstance(valid, float) or not 0 < valid < 1:
-        raise ConfigError(
-            f"{root} has no validation pictures of its own; say which share to hold out, such as valid=0.2 "
-            f"(got {valid!r})"
-        )
-    kept: tuple[list[Sample], list[Sample]] = ([], [])
-    for sample in samples:
-        name = sample.path.relative_to(root).as_posix()
-        kept[random.key(seed, f"valid:{name}") / (1 << 63) < valid].append(sample)
-    return kept
+def _statistics(whole: PictureLoader) -> tuple[list[float], list[float]]:
+    """Mean and deviation of whole pictures spread over the set, so that every class is there."""
+    num = max(min(_SAMPLED, _SAMPLED_PIXELS // whole.size**2), 16)
+    some = torch.arange(0, whole.num_samples, -(-whole.num_samples // num))
+    return statistics(torch.cat([whole.pixels(rows) for rows in some.split(100)]))
+
+
+def _tell(found: PictureSet, batch_size: int) -> None:
+    """Print what was taken and what was not."""
+    for line in found.summary():
+        print(line, flush=True)
+    num = len(found.train[0])
+    if num < _FEW_STEPS * batch_size:
+        steps = max(num // batch_size, 1)
+        plural = "steps" if steps > 1 else "step"
+        print(f"an epoch is {steps} {plural} of {batch_size} pictures; a smaller batch size makes more of few pictures")

@@ -13,7 +13,7 @@ from torch import nn
 from etude.data.loaders import DataLoaders
 from etude.errors import ConfigError, LoadError
 from etude.losses import LabelSmoothingCrossEntropy, LossFn
-from etude.metrics import accuracy, cross_entropy
+from etude.metrics import accuracy, cross_entropy, multilabel_accuracy
 from etude.optim import OptimizerFactory, adamw
 from etude.training import saving
 from etude.training.callback import Callback
@@ -21,9 +21,10 @@ from etude.training.callbacks.mixup import MixUp
 from etude.training.learner import Learner
 from etude.training.optimizer import Groups
 from etude.training.step import Step, supervised_step
-from etude.vision.data import ImagePreprocess
 from etude.vision.models import ARCHITECTURES, create_model
+from etude.vision.preprocess import ImagePreprocess
 
+_METRICS = {"accuracy": accuracy, "cross_entropy": cross_entropy}
 SMALL = 48
 """Below this many pixels the stem does not halve the picture."""
 
@@ -54,7 +55,7 @@ def learner(
         data: from `vision.load`.
         mixup: the alpha of `MixUp`; 0 leaves it out.
         label_smoothing: 0 is plain cross entropy. The epoch table shows the plain cross entropy as well.
-        loss_fn: instead of the smoothed cross entropy.
+        loss_fn: instead of the smoothed cross entropy; pictures with several labels get a binary one.
         optimizer: instead of `etude.optim.adamw()`.
         groups: model -> layer groups; None takes body and head.
         callbacks: after MixUp.
@@ -66,6 +67,8 @@ def learner(
         progress: show a bar and the epoch table.
         options: of the architecture, such as blur_pool=True, activation="mish", stem_stride=1.
     """
+    if data.several_labels:
+        loss_fn = loss_fn or _binary(label_smoothing)
     model = arch if isinstance(arch, nn.Module) else _model(str(arch), data, options)
     if isinstance(arch, nn.Module) and options:
         raise ConfigError(f"{sorted(options)} belong to an architecture by name and have no effect on a ready model")
@@ -75,7 +78,7 @@ def learner(
         loss_fn or LabelSmoothingCrossEntropy(label_smoothing),
         optimizer or adamw(),
         groups=groups,
-        metrics={"accuracy": accuracy, "cross_entropy": cross_entropy},
+        metrics={"accuracy": multilabel_accuracy} if data.several_labels else _METRICS,
         callbacks=(*([MixUp(mixup)] if mixup else []), *callbacks),
         step=step,
         precision=precision,
@@ -84,6 +87,13 @@ def learner(
         compile=compile,
         progress=progress,
     )
+
+
+def _binary(label_smoothing: float) -> LossFn:
+    """The loss for pictures with several labels each."""
+    if label_smoothing:
+        print("several labels for each picture: binary cross entropy, without label smoothing")
+    return nn.BCEWithLogitsLoss()
 
 
 def _model(arch: str, data: DataLoaders, options: dict[str, Any]) -> nn.Module:
