@@ -12,6 +12,7 @@ SOURCES = ("src", "tests", "benchmarks", "docs")
 # Raising a budget is a reviewed line with a reason.
 RAISED: dict[str, tuple[int, str]] = {
     "src/etude/training/learner.py:Learner.__init__": (48, "its signature and the fields it sets, hardly a branch"),
+    "src/etude/vision/data.py:load": (51, "one call for every user: half of it is its signature"),
 }
 
 

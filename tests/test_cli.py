@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,21 +16,38 @@ from PIL import Image
 
 import etude
 from etude import cli
+from etude.recipes.options import in_flags
+
+COMMANDS = ("demo", "train", "imagenette", "imagewoof", "techniques-study", "noisy-label-study", "predict", "evaluate")
+DATA_COMMANDS = ("data", "data list", "data get", "data check", "data show", "data cache")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["--version"]], ids=" ".join)
-def test_help_does_not_import_torch(etude_command, arguments):
+def test_help_of_every_command_does_not_import_torch(etude_command):
     """The 0.4 s of the goal are timed by `benchmarks/startup.py`; here only their cause is checked."""
+    helps = [["--version"], ["--help"], *([*name.split(), "--help"] for name in (*COMMANDS, *DATA_COMMANDS))]
     code = (
         "import sys; from etude.cli import run_command\n"
-        f"code = run_command({arguments!r})\n"
-        "assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)\n"
-        "sys.exit(code)"
+        f"for arguments in {helps!r}:\n"
+        "    assert run_command(arguments) == 0\n"
+        "    assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules), arguments\n"
     )
     done = subprocess.run([etude_command[0], "-c", code], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout
+    assert done.stdout.count("Usage: etude") == len(helps) - 1
+
+
+def test_the_list_of_commands_is_whole():
+    known = {*cli.app, *(f"data {name}" for name in cli.data_app)}
+
+    assert {name for name in known if "-" not in (name[0], name.split()[-1][0])} == {*COMMANDS, *DATA_COMMANDS}
+
+
+def test_options_come_in_the_order_of_a_training(capsys):
+    cli.run_command(["train", "--help"])
+    groups = re.findall(r"╭─ (\w+) ", capsys.readouterr().out)
+
+    assert groups == ["Arguments", "Parameters", "Pictures", "Model", "Training", "Run"]
 
 
 @pytest.mark.parametrize(
@@ -39,10 +57,43 @@ def test_help_does_not_import_torch(etude_command, arguments):
         (["demo", "--epochs", "many"], "--epochs"),
         (["dmo"], 'Did you mean "demo"?'),
         (["demo", "--precision", "fp8"], "fp8"),
-        (["demo", "--epochs", "0", "--run-dir", "x"], "--epochs must be at least 1"),
-        (["demo", "--lr", "-1", "--run-dir", "x"], "finite number of at least 0, got -1.0"),
+        (["demo", "--epochs", "0", "--run-dir", "x"], "--epochs must be a number of at least 1, got 0"),
+        (["demo", "--lr", "-1", "--run-dir", "x"], "--lr must be a finite number of at least 0, got -1.0"),
         (["demo", "--device", "warp", "--run-dir", "x"], "device 'warp' cannot be used"),
-        (["demo", "--mixup", "-1", "--run-dir", "x"], "alpha must be positive"),
+        (["demo", "--mixup", "-1", "--run-dir", "x"], "--mixup must be a finite number of at least 0, got -1.0"),
+        (["train"], "name a folder or archive of pictures"),
+        (["train", "here", "--data", "there"], "two places for the pictures, here and --data there"),
+        (["train", "here", "--epoch", "3"], "Did you mean --epochs?"),
+        (["train", "here", "--valid-pct", "20"], "--valid-pct must be a share from 0 to 1, such as 0.2, got 20.0"),
+        (["train", "here", "--erase", "3"], "--erase must be a share from 0 to 1"),
+        (["train", "here", "--min-scale", "0"], "--min-scale must be a share above 0, such as 0.35, got 0.0"),
+        (["train", "here", "--color", "-1"], "--color must be a finite number of at least 0"),
+        (["train", "here", "--size", "0"], "--size must be a number of at least 1, got 0"),
+        (["train", "here", "--seeds", "0"], "--seeds must be a number of at least 1"),
+        (["train", "here", "--folds", "1"], "--folds must be at least 2"),
+        (["train", "here", "--folds", "3", "--seeds", "2"], "leave out --seeds and --valid-pct"),
+        (["train", "here", "--arch", "xresnet19"], "did you mean 'xresnet18'?"),
+        (["train", "here", "--arch", "lesson_cnn", "--blur-pool"], "lesson_cnn has no option ['blur_pool']"),
+        (["train", "here", "--activation", "tanh"], "unknown activation 'tanh'"),
+        (["train", "here", "--device", "warp"], "device 'warp' cannot be used"),
+        (["train", "here", "--on-bad-data", "cry"], "cry"),
+        (["imagenette", "here"], "Unused Tokens"),
+        (["imagenette", "--data", "here", "--epochs", "0"], "--epochs must be a number of at least 1"),
+        (["imagewoof", "--size", "big"], "--size"),
+        (["techniques-study", "--mixup", "0.2"], "--mixup has no effect here: the study decides it"),
+        (["techniques-study", "--flip", "0"], "--flip has no effect here"),
+        (["techniques-study", "--seeds", "0"], "--seeds must be a number of at least 1"),
+        (["noisy-label-study", "--label-noise", "0.1"], "--label-noise has no effect here"),
+        (["predict", "run"], "FILES"),
+        (["predict", "run", "a.jpg", "--tpo", "2"], "unknown option --tpo"),
+        (["predict", "run", "a.jpg", "--top", "0"], "--top must be at least 1"),
+        (["evaluate", "run"], "--data"),
+        (["evaluate", "run", "--data", "here", "--split-see", "1"], "Did you mean --split-seed?"),
+        (["data", "lst"], 'Did you mean "list"?'),
+        (["data", "get"], "NAME"),
+        (["data", "check"], "name a folder or archive of pictures"),
+        (["data", "show", "here", "--out", "picture.jpg"], "--out must be a .png file"),
+        (["data", "cache", "--verfy"], "Did you mean --verify?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -57,10 +108,25 @@ def test_wrong_usage_exits_with_2_and_one_clear_line(arguments, words, tmp_path,
     assert "Traceback" not in errors
 
 
-def test_a_folder_that_holds_something_is_not_touched(tmp_path, capsys):
+def test_messages_name_flags_and_leave_paths_as_they_are(tmp_path, monkeypatch, capsys):
+    assert (
+        in_flags("label='folder' is unknown; such as valid=0.2.")
+        == "--label folder is unknown; such as --valid-pct 0.2."
+    )
+    for kept in ("/my data/label=cat/1.jpg", r"C:\\label=cat\\1.jpg", "label=a.b/1.jpg", "train= and valid= folders"):
+        assert in_flags(f"{kept} is odd") == f"{kept} is odd"
+    monkeypatch.chdir(tmp_path)
+    Path("label=cat").mkdir()
+
+    assert cli.run_command(["train", "label=cat", "--valid-pct", "0.2"]) == 1
+    assert "etude: label=cat holds no pictures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["demo", "train here", "imagenette --data here", "techniques-study --data here"])
+def test_a_folder_that_holds_something_is_not_touched(tmp_path, capsys, command):
     (tmp_path / "mine.txt").write_text("precious")
 
-    assert cli.run_command(["demo", "--run-dir", str(tmp_path)]) == 2
+    assert cli.run_command([*command.split(), "--run-dir", str(tmp_path)]) == 2
     assert "not an empty folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -173,7 +173,7 @@ def test_a_loaded_model_cannot_be_trained_by_accident(trained, tmp_path):
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04pickle"), "damaged"),
         (lambda folder: _cut(folder / "model.safetensors"), "damaged"),
         (lambda folder: (folder / "model.json").write_text("{"), "damaged"),
-        (lambda folder: (folder / "model.json").write_text("[]"), "not a whole description of format 1"),
+        (lambda folder: (folder / "model.json").write_text("[]"), "not a whole description of format 2"),
         (lambda folder: _set(folder, arch="os.system"), "cannot build by name"),
         (lambda folder: _set(folder, num_classes=7), "other shapes"),
     ],

@@ -7,13 +7,17 @@ from pathlib import Path
 
 REPO = Path(__file__).parent.parent
 ROWS = (
-    [f"A{i}" for i in range(1, 18)] + [f"M{i}" for i in range(1, 15)] + ["L1", "L2"] + [f"X{i}" for i in range(1, 20)]
+    [f"A{i}" for i in range(1, 18)]
+    + [f"M{i}" for i in range(1, 15)]
+    + ["L1", "L2"]
+    + [f"X{i}" for i in range(1, 20)]
+    + ["Q1"]
 )
 TEXT = (REPO / "docs" / "rows.md").read_text(encoding="utf-8")
 
 
 def _cells() -> list[list[str]]:
-    lines = [line for line in TEXT.splitlines() if re.match(r"\| ([AMLX])?\d", line)]
+    lines = [line for line in TEXT.splitlines() if re.match(r"\| ([AMLXQ])?\d", line)]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 

@@ -54,6 +54,13 @@ def top_k_accuracy(
     return _share((preds.topk(k, dim=-1).indices == targets.unsqueeze(-1)).any(-1))
 
 
+def multilabel_accuracy(
+    preds: Float[Tensor, "batch class"], targets: Float[Tensor, "batch class"]
+) -> Float[Tensor, ""]:
+    """The share of right answers to "is this class there?", over all samples and classes; a score above 0 says yes."""
+    return _share((preds > 0) == (targets > 0.5))
+
+
 def cross_entropy(preds: Float[Tensor, "batch class"], targets: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
     """Plain cross entropy: comparable between runs with and without label smoothing."""
     return F.cross_entropy(preds, targets)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etude.recipes.options import Precision, RunOptions, TrainOptions, flags
+from etude.recipes.seeds import over_seeds
+from etude.recipes.train import fit_and_keep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,36 +40,18 @@ def demo(train: TrainOptions = DemoOptions(), run: RunOptions = RunOptions()) ->
     Returns:
         The run's result: `{"run": folder, "valid_accuracy": share, "train_seconds": seconds, ...}`.
     """
-    import torch
+    return over_seeds("demo", _once, train, run)
 
-    from etude.errors import ConfigError
-    from etude.runs.record import KeepRun, new_run_folder
-    from etude.vision.show import draw_predictions
 
-    if train.epochs < 1:
-        raise ConfigError(f"--epochs must be at least 1, got {train.epochs}")
-    say = (lambda *_: None) if run.quiet else print
-    torch.manual_seed(train.seed)
-    learner = _learner(train, quiet=run.quiet)
-    folder = new_run_folder("demo", run.run_dir)
-    say(f"{learner.data.description}; writing to {folder}")
-    keep = KeepRun(folder, flags(train, run))
-    started = time.perf_counter()
-    try:
-        learner.fit(train.epochs, lr=train.lr, callbacks=[keep])
-    except KeyboardInterrupt:
-        if keep.last.exists():
-            say(f"stopped; the model after the last whole epoch: etude.load({str(keep.last)!r})")
-        raise
-    seconds = time.perf_counter() - started
-    predictions = learner.predict()
-    draw_predictions(learner, predictions, folder / "predictions.png")
-    result = keep.finish(learner, {"train_seconds": round(seconds, 2), "seed": train.seed})
-    right = int((predictions.output.argmax(1) == predictions.targets).sum())
-    share = result["valid_accuracy"]
-    say(f"\n{right} of {len(predictions)} held-out digits right: {share:.2%}, {seconds:.0f} s")
-    say(f"look at {folder / 'curves.png'} and {folder / 'predictions.png'}\n")
-    say(_NEXT.format(folder=folder))
+def _once(train: TrainOptions, run: RunOptions) -> dict[str, Json]:
+    from etude.runs.record import check_run_dir
+
+    check_run_dir(run.run_dir)
+    if not run.quiet:
+        print(_WHAT)
+    result = fit_and_keep("demo", lambda: _learner(train, quiet=run.quiet), flags(train, run), train, run)
+    if not run.quiet:
+        print(_NEXT.format(folder=result["run"]))
     return result
 
 
@@ -91,7 +74,9 @@ def _learner(train: TrainOptions, *, quiet: bool) -> Learner:
     )
 
 
-_NEXT = """next steps, in Python:
+_WHAT = f"scikit-learn's handwritten digits of 8x8 pixels, {_NUM_VALID} of them held out"
+_NEXT = """
+next steps, in Python:
   import etude
   learner = etude.load("{folder}")        # the model you just trained
   from etude import vision

@@ -2,13 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from etude.types import Json
 
 Precision = Literal["auto", "fp32", "bf16"]
+OnBadData = Literal["skip", "stop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which pictures, and how they are seen."""
+
+    data: str | None = None
+    """A folder or archive of pictures, or a known data set (see: etude data list)."""
+    size: int = 128
+    """Side of the square that the model sees, in pixels."""
+    valid_pct: float | None = None
+    """Share of the pictures held out, such as 0.2, where they have no split of their own."""
+    split_seed: int = 42
+    """Which pictures --valid-pct and --folds hold out: the same for every --seed, so that runs can be compared."""
+    label: str | None = None
+    """Where a label comes from: parent (the folder), top (the first folder), or a regular expression with one group."""
+    label_noise: float = 0.0
+    """Share of training labels made wrong on purpose, to see what noisy labels do."""
+    on_bad_data: OnBadData = "skip"
+    """What to do about pictures that cannot be read."""
+    stored_size: int | None = None
+    """Shorter side to which larger pictures are reduced once; twice the size unless said."""
+    store: Literal["disk", "none"] = "disk"
+    """Where decoded pictures are kept: disk decodes once; none decodes for every batch, where the disk has no room."""
+    min_scale: float = 0.35
+    """Smallest share of a picture's area that training sees."""
+    flip: float = 0.5
+    """Share of training pictures that are mirrored; 0 for text and digits."""
+    squash: bool = False
+    """Validate on pictures squashed to a square, instead of on their middle square."""
+    color: float = 0.0
+    """Strength of random brightness, contrast and saturation, such as 0.2."""
+    rotate: float = 0.0
+    """Largest random rotation, in degrees."""
+    erase: float = 0.0
+    """Share of training pictures of which a random rectangle is erased."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model."""
+
+    arch: str = "xresnet18"
+    """xresnet18, 34, 50, 101, 152 or lesson_cnn; or the folder of an earlier run, whose body is taken over."""
+    blur_pool: bool = False
+    """Low-pass filter wherever the map is halved: more accurate, a quarter slower."""
+    activation: str = "relu"
+    """relu, mish, silu, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +73,8 @@ class TrainOptions:
     """Pictures per step."""
     lr: float = 1e-2
     """Peak learning rate of the one-cycle schedule."""
+    pct_start: float = 0.3
+    """Share of the training in which the learning rate goes up."""
     weight_decay: float = 1e-2
     """Decoupled weight decay; norms and biases are left out."""
     mixup: float = 0.0
@@ -33,20 +87,114 @@ class TrainOptions:
     """auto, cpu, cuda, cuda:1, mps."""
     seed: int = 42
     """Decides initial weights, orders, augmentation and MixUp."""
+    seeds: int = 1
+    """How many runs, with seed, seed + 1, ...: their mean and spread are the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Where results go and what is printed."""
+class OutputOptions:
+    """What is printed."""
 
-    run_dir: str | None = None
-    """The run's folder, new or empty; by default runs/DATE-TIME-RECIPE."""
     json: bool = False
     """Print one JSON object as the last line."""
     quiet: bool = False
     """Print nothing but errors and the JSON line."""
 
 
-def flags(*options: TrainOptions | RunOptions) -> dict[str, Json]:
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(OutputOptions):
+    """Where results go and what is printed."""
+
+    run_dir: str | None = None
+    """The run's folder, new or empty; by default runs/DATE-TIME-RECIPE."""
+
+
+def teller(output: OutputOptions) -> Callable[[str], None]:
+    """How a recipe says a line: printed at once, or with --quiet not at all."""
+
+    def say(line: str) -> None:
+        if not output.quiet:
+            print(line, flush=True)
+
+    return say
+
+
+_SHARES = ("valid_pct", "label_noise", "flip", "erase", "min_scale", "pct_start", "label_smoothing")
+_LOWEST = {"size": 1, "stored_size": 1, "epochs": 1, "batch_size": 1, "seeds": 1} | dict.fromkeys(
+    ("color", "rotate", "lr", "weight_decay", "mixup"), 0
+)
+
+
+def check(*options: DataOptions | ModelOptions | TrainOptions | RunOptions) -> None:
+    """Refuse values that no training can take, by flag name and before pictures are read.
+
+    Raises:
+        ConfigError: naming the flag, its value, and what it takes.
+    """
+    from etude.errors import ConfigError
+
+    for name, value in flags(*options).items():
+        if not isinstance(value, int | float):
+            continue
+        if name in _SHARES and not 0 <= value <= 1:
+            raise ConfigError(f"{_flag(name)} must be a share from 0 to 1, such as 0.2, got {value}")
+        if name == "min_scale" and value == 0:
+            raise ConfigError(f"{_flag(name)} must be a share above 0, such as 0.35, got {value}")
+        if name in _LOWEST and not (value >= _LOWEST[name] and math.isfinite(value)):
+            kind = "finite number of" if isinstance(value, float) else "number of"
+            raise ConfigError(f"{_flag(name)} must be a {kind} at least {_LOWEST[name]}, got {value}")
+
+
+def refuse_changed(options: DataOptions | TrainOptions, names: tuple[str, ...], why: str) -> None:
+    """Refuse settings that cannot take effect.
+
+    Raises:
+        ConfigError: naming the first of `names` that is not at its default.
+    """
+    from etude.errors import ConfigError
+
+    for name in names:
+        if getattr(options, name) != getattr(type(options)(), name):
+            raise ConfigError(f"{_flag(name)} has no effect here: {why}; leave it out")
+
+
+def pictures_of(path: str | None, data: DataOptions) -> DataOptions:
+    """The pictures that a command's PATH or --data names.
+
+    Raises:
+        ConfigError: both name some.
+    """
+    from etude.errors import ConfigError
+
+    if path is not None and data.data is not None:
+        raise ConfigError(f"two places for the pictures, {path} and --data {data.data}; name one")
+    return data if path is None else replace(data, data=path)
+
+
+def in_flags(message: str, names: tuple[str, ...] = ("valid", "label", "on_bad_data")) -> str:
+    """A message of the library, which names Python arguments, with the flags that set them.
+
+    Parts of paths, and "train= and valid= folders", which no flag sets, stay as they are.
+
+    Args:
+        message: of an error.
+        names: the arguments whose flags are put in.
+
+    >>> in_flags("say which share to hold out, such as valid=0.2; or on_bad_data='skip'")
+    'say which share to hold out, such as --valid-pct 0.2; or --on-bad-data skip'
+    """
+    pattern = rf"(?<![\w/\\'\"])({'|'.join(names)})=(['\"]?)([\w.]*+)\2(?![\w/\\]| folders)"
+    return re.sub(
+        pattern,
+        lambda found: f"{_flag({'valid': 'valid_pct'}.get(found[1], found[1]))} {found[3]}".rstrip(),
+        message,
+    )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def flags(*options: DataOptions | ModelOptions | TrainOptions | RunOptions) -> dict[str, Json]:
     """All options under their flag names, for a run's record."""
     return {name: value for given in options for name, value in asdict(given).items()}

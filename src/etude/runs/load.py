@@ -14,19 +14,20 @@ from etude.data.vocab import Vocab
 from etude.errors import ConfigError, LoadError
 from etude.training import saving
 from etude.training.learner import Learner
-from etude.vision.data import ImagePreprocess, ImageReader
 from etude.vision.models import ARCHITECTURES, create_model
+from etude.vision.preprocess import ImagePreprocess, ImageReader
 
 _LOSSES = {"softmax": nn.CrossEntropyLoss, "sigmoid": nn.BCEWithLogitsLoss, None: nn.MSELoss}
 """A loss that predicts the way the saved one did."""
 
 
-def load(path: str | os.PathLike[str], *, model: nn.Module | None = None) -> Learner:
+def load(path: str | os.PathLike[str], *, model: nn.Module | None = None, device: str = "auto") -> Learner:
     """A learner ready to predict, from a folder that `learner.save` or a run wrote.
 
     Args:
         path: the folder.
         model: for a model of your own, a new one of the same class; its weights are replaced.
+        device: "auto", or a named one.
 
     Raises:
         LoadError: the folder is damaged, or holds a model that etude cannot build by name.
@@ -40,7 +41,7 @@ def load(path: str | os.PathLike[str], *, model: nn.Module | None = None) -> Lea
     except (KeyError, TypeError, AttributeError, ConfigError) as error:
         raise LoadError(f"{saved.path / saving.DESCRIPTION} cannot be used: {error}") from error
     saving.load_weights(model, saved.weights, str(saved.path))
-    return Learner(model, data, loss_fn, _no_optimizer, progress=False)
+    return Learner(model, data, loss_fn, _no_optimizer, device=device, progress=False)
 
 
 def _build(description: dict[str, Any]) -> nn.Module:

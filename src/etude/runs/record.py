@@ -36,21 +36,37 @@ if TYPE_CHECKING:
     from etude.training.learner import Learner
 
 
-def new_run_folder(name: str, run_dir: str | os.PathLike[str] | None = None) -> Path:
+def check_run_dir(run_dir: str | os.PathLike[str] | None) -> None:
+    """Refuse a folder that holds something already; nothing of it is touched.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    folder = Path(run_dir) if run_dir is not None else None
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not an empty folder; name another one with --run-dir, or remove it")
+
+
+def new_run_folder(name: str, run_dir: str | os.PathLike[str] | None = None, *, several: bool = False) -> Path:
     """A new folder: `run_dir` itself, or `runs/<date>-<time>-<name>`.
+
+    Args:
+        name: of the recipe.
+        run_dir: the folder; new or empty.
+        several: it will hold the folders of several runs, and nothing of a run itself but the result.
 
     Raises:
         ConfigError: `run_dir` holds something already; nothing of it is touched.
     """
+    check_run_dir(run_dir)
     if run_dir is not None:
         folder = Path(run_dir)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} is not an empty folder; name another one with --run-dir, or remove it")
         folder.mkdir(parents=True, exist_ok=True)
     else:
         folder = _first_free(Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
-    (folder / "checkpoints").mkdir()
-    (folder / "incidents.jsonl").touch()
+    if not several:
+        (folder / "checkpoints").mkdir()
+        (folder / "incidents.jsonl").touch()
     return folder
 
 
@@ -66,6 +82,9 @@ def _first_free(wanted: Path) -> Path:
     raise AssertionError("unreachable")
 
 
+_SECONDS_BETWEEN_WRITES = 30.0
+
+
 @final
 class KeepRun(Callback):
     """Writes a run's folder while it trains.
@@ -79,13 +98,15 @@ class KeepRun(Callback):
         self.folder, self.options = folder, options
         self.last = folder / "checkpoints" / "last"
         self._record = Record()
-        self._written = 0
+        self._written, self._next_write = 0, 0.0
 
     @override
     def before_fit(self, learner: Learner) -> None:
         """Write down what was asked for, and where it runs."""
         saving.write_json(self.folder / "config.json", self._config(learner))
         saving.write_json(self.folder / "environment.json", environment())
+        for name, outcome, reason in learner.data.incidents:
+            self.incident(f"data: {outcome}", f"{name}: {reason}")
 
     @override
     def during_fit(self, learner: Learner) -> AbstractContextManager[Any]:
@@ -102,8 +123,12 @@ class KeepRun(Callback):
 
     @override
     def after_step(self, learner: Learner, batch: Batch, output: StepOutput) -> None:
-        """Remember loss and learning rate."""
+        """Remember loss and learning rate; now and then write them, so that a process that is killed leaves a trace."""
         self._record.after_step(learner, batch, output)
+        if (now := time.monotonic()) >= self._next_write:
+            if self._next_write:
+                self._append_steps()
+            self._next_write = now + _SECONDS_BETWEEN_WRITES
 
     @override
     def after_epoch(self, learner: Learner, results: dict[str, float]) -> None:
@@ -172,7 +197,7 @@ class KeepRun(Callback):
         return {
             "options": self.options,
             "model": saving.config_of(learner.model) or type(learner.model).__name__,
-            "data": learner.data.description,
+            "data": {"description": learner.data.description, **learner.data.identity},
             "loss": str(learner.loss_fn),
             "optimizer": type(optimizer).__name__,
             "groups": [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from etude.training.history import History, format_cell
 
+_SECONDS_BETWEEN_DRAWS = 0.1
 _PLAIN_LINE_EVERY = 60.0
 """Seconds of silence after which an epoch under way gets a plain line."""
 
@@ -54,6 +55,29 @@ def open_display() -> Iterator[Display]:
     )
     with bar:
         yield TerminalDisplay(bar)
+
+
+@contextmanager
+def progress_bar(*, enabled: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for work before or beside a fit: call it with (what, done, total); drawn at most ten times a second."""
+    if not enabled:
+        yield lambda what, done, total: None
+        return
+    next_draw = 0.0
+    with ExitStack() as stack:
+        display: Display | None = None
+
+        def show(what: str, done: int, total: int) -> None:
+            nonlocal display, next_draw
+            now = time.monotonic()
+            if now < next_draw and done < total:
+                return
+            next_draw = now + _SECONDS_BETWEEN_DRAWS
+            # opened with the first news, so that work which is quickly done shows nothing
+            display = display or stack.enter_context(open_display())
+            display.bar(what, done, total, "")
+
+        yield show
 
 
 class Table:

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from etude import losses
-from etude.data.loaders import DataLoaders, Loader, as_dataloaders, as_loader, to_device
+from etude.data.convert import to_device
+from etude.data.loaders import DataLoaders, Loader, as_dataloaders, as_loader, check_vocab
 from etude.errors import ConfigError
 from etude.hooks import mode
 from etude.losses import LossFn
@@ -211,6 +212,7 @@ class Learner:
         loader = self.data.valid if data is None else as_loader(data)
         if loader is None:
             raise ConfigError("there is no validation data; pass a loader: evaluate(loader)")
+        check_vocab(loader, self.data.vocab)
         meter = EpochMeter(self.metrics, loss_is_sum=losses.reduction_of(self.loss_fn) == "sum")
         with torch.no_grad(), mode(self.model, training=False), mode(self._loss_module(), training=False):
             for batch in loader.batches(0, self.device):

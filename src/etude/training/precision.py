@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from etude.errors import ConfigError
+from etude.hooks import forward_hooks
 
 PRECISIONS: Final = ("fp32", "bf16", "auto")
 
 _WORTH_IT = 1.15
 """bf16 must be this much faster before `auto` gives up the bits."""
-_ROUNDS = 3
-_HOPELESS = 3.0
+_ROUNDS = 5
+_HOPELESS = 10.0
 """bf16 is not tried again when its first run, compilation of kernels included, took so many times as long."""
 
 _NOTHING: Final = nullcontext()
@@ -72,6 +73,8 @@ def measure(model: nn.Module, loss_of: Callable[[nn.Module, Precision], Tensor],
         return Precision("fp32", device, "this processor has no bfloat16 instructions")
     candidates = [Precision("fp32", device), Precision("bf16", device)]
     trial = copy.deepcopy(model).train()
+    if device.type == "cpu" and _strides_over_one_pixel(trial, lambda: loss_of(trial, candidates[0])):
+        return Precision("fp32", device, "a strided convolution of a 1x1 map, whose bf16 gradient torch gets wrong")
     best = {precision.name: float("inf") for precision in candidates}
     first: dict[str, float] = {}
     devices = [device] if device.type == "cuda" else []
@@ -92,6 +95,23 @@ def measure(model: nn.Module, loss_of: Callable[[nn.Module, Precision], Tensor],
         f"({faster:.2f}x; bf16 is taken from {_WORTH_IT}x)"
     )
     return Precision(chosen, device, reason)
+
+
+def _strides_over_one_pixel(model: nn.Module, run: Callable[[], object]) -> bool:
+    """Whether a strided convolution sees a map of a single pixel.
+
+    Its backward pass in bf16 reads memory that was never written (torch 2.13 on a CPU): gradients that are wrong, and
+    now and then not finite.
+    """
+    found = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        if isinstance(module, nn.Conv2d) and max(module.stride) > 1 and inputs[0].shape[-2:].numel() == 1:
+            found.append(module)
+
+    with forward_hooks(model.modules(), look), torch.no_grad(), torch.random.fork_rng([]):
+        run()
+    return bool(found)
 
 
 def _imitates_bf16() -> bool:

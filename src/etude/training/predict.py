@@ -72,6 +72,13 @@ class Predictions(Sequence[Prediction]):
         best = int(row.argmax())
         return Prediction(self.vocab[best] if self.vocab else str(best), float(row[best]), self.output[i])
 
+    @property
+    def num_right(self) -> int:
+        """How many have their true class as the most likely one; raises `ConfigError` where classes are not known."""
+        if self.targets is None or self.targets.ndim != 1 or self.output.ndim != 2:
+            raise ConfigError("there are no true classes to compare with")
+        return int((self.output.argmax(1) == self.targets).sum())
+
     @override
     def __len__(self) -> int:
         return len(self.output)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 WEIGHTS: Final = "model.safetensors"
 DESCRIPTION: Final = "model.json"
-_FORMAT: Final = 1
+_LAST: Final = "checkpoints/last"
+_FORMAT: Final = 2
 _KEYS: Final = {"model", "model_class", "read", "preprocess", "vocab", "channels", "probabilities"}
 
 
@@ -51,6 +52,8 @@ def save(learner: Learner, path: str | os.PathLike[str]) -> None:
         ConfigError: the data's `preprocess` or `read` cannot say how it was built.
     """
     folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; name a new folder to save to")
     for name, part in (("preprocess", learner.data.preprocess), ("read", learner.data.read)):
         if part is not None and config_of(part) is None:
             raise ConfigError(
@@ -101,6 +104,8 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
     """
     folder = Path(path)
     for name in (WEIGHTS, DESCRIPTION):
+        if not (folder / name).is_file() and (folder / _LAST / name).is_file():
+            raise LoadError(f"{folder} was stopped before its end; its last whole epoch is in {folder / _LAST}")
         if not (folder / name).is_file():
             raise LoadError(f"{folder} holds no {name}; expected a folder written by learner.save or by a run")
     try:
@@ -110,7 +115,8 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
         raise LoadError(f"{folder} is damaged: {error}") from error
     if not isinstance(description, dict) or description.get("format") != _FORMAT or not set(description) >= _KEYS:
         raise LoadError(
-            f"{folder / DESCRIPTION} is not a whole description of format {_FORMAT}; a newer etude may have written it"
+            f"{folder / DESCRIPTION} is not a whole description of format {_FORMAT}; another version of etude may have "
+            "written it"
         )
     return SavedModel(folder, description, weights)
 

@@ -1,0 +1,144 @@
+"""What a first user ran into: each of these gave a wrong number, a traceback or no word at all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from coloring import etude, picture, save_colors
+from drawing import classes, load_small
+from etude import ConfigError, vision
+from etude.runs import record
+
+
+@pytest.fixture
+def colors(tmp_path):
+    return save_colors(tmp_path / "colors")
+
+
+def test_pictures_numbered_by_other_classes_are_refused(tmp_path):
+    learner = vision.learner("lesson_cnn", load_small(classes(tmp_path / "a"), valid=0.5), progress=False)
+    other = load_small(classes(tmp_path / "b", kinds=["dog", "emu"]), valid=0.5)
+
+    with pytest.raises(
+        ConfigError, match=r"classes \['dog', 'emu'\], the model by \['cat', 'dog'\]; .*vision\.labeled"
+    ):
+        learner.evaluate(other.valid)
+
+
+def test_pictures_can_be_taken_by_a_plain_list(tmp_path):
+    data = load_small(classes(tmp_path), valid=0.5)
+
+    assert torch.equal(data.train.take([1, 0]).inputs, data.train.take(torch.tensor([1, 0])).inputs)
+
+
+@pytest.mark.parametrize("options", [{"size": 10_000}, {"size": 0}, {"size": 32.5}, {"size": "32"}, {"seed": "a"}])
+@pytest.mark.usefixtures("without_type_checks")
+def test_settings_that_are_no_numbers_or_slips_are_refused(tmp_path, options):
+    with pytest.raises(ConfigError, match=f"{next(iter(options))} must be a whole number"):
+        vision.load(classes(tmp_path), valid=0.5, progress=False, **options)
+
+
+def test_steps_reach_the_disk_before_the_epoch_ends(tmp_path, monkeypatch):
+    """A process that is killed leaves a trace."""
+    data = load_small(classes(tmp_path / "data", 40), valid=0.2)
+    learner = vision.learner("lesson_cnn", data, precision="fp32", progress=False, widths=[8], stem_stride=1)
+    keep = record.KeepRun(record.new_run_folder("run", tmp_path / "run"), {})
+    monkeypatch.setattr(record, "_SECONDS_BETWEEN_WRITES", 0.0)
+    written = []
+    after_step = keep.after_step
+
+    def count(*arguments):
+        after_step(*arguments)
+        path = keep.folder / "history.jsonl"
+        written.append(len(path.read_text().splitlines()) if path.exists() else 0)
+
+    monkeypatch.setattr(keep, "after_step", count)
+    learner.fit(1, lr=1e-3, callbacks=[keep])
+
+    assert written == list(range(len(written))) or written == [0, *range(2, len(written) + 1)]
+
+
+def test_a_stopped_run_says_where_its_last_epoch_is(colors, tmp_path):
+    etude(
+        "train",
+        colors,
+        "--valid-pct",
+        "0.25",
+        "--size",
+        "16",
+        "--epochs",
+        "1",
+        "--run-dir",
+        tmp_path / "run",
+        "--quiet",
+    )
+    for name in ("model.safetensors", "model.json"):
+        (tmp_path / "run" / name).unlink()
+    done = etude("predict", tmp_path / "run", colors)
+
+    assert done.code == 1
+    assert f"its last whole epoch is in {tmp_path / 'run' / 'checkpoints' / 'last'}" in done.errors
+    assert etude("predict", tmp_path / "run" / "checkpoints" / "last", colors, "--quiet").code == 0
+
+
+def test_an_empty_folder_does_not_keep_others_from_being_predicted(colors, tmp_path, monkeypatch):
+    etude(
+        "train",
+        colors,
+        "--valid-pct",
+        "0.25",
+        "--size",
+        "16",
+        "--epochs",
+        "1",
+        "--run-dir",
+        tmp_path / "run",
+        "--quiet",
+    )
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "1.heic").touch()
+    picture("red", 0).save(tmp_path / "new.png")
+    done = etude("predict", tmp_path / "run", tmp_path / "empty", tmp_path / "new.png", "--json")
+
+    assert done.code == 1
+    assert [row["file"] for row in done.json["predictions"]] == [str(tmp_path / "new.png")]
+    assert "empty holds no pictures" in done.json["skipped"][0]["reason"]
+    assert "also holds pictures of kinds that are not read (1 .heic)" in done.errors
+
+
+def test_a_model_is_not_saved_into_a_file(tmp_path):
+    learner = vision.learner("lesson_cnn", load_small(classes(tmp_path / "a"), valid=0.5), progress=False)
+    (tmp_path / "mine.py").write_text("precious")
+
+    with pytest.raises(ConfigError, match=r"mine\.py is a file; name a new folder"):
+        learner.save(tmp_path / "mine.py")
+
+
+def test_duplicates_are_one_line_however_many(tmp_path, capsys):
+    for side in ("train", "valid"):
+        classes(tmp_path / side, 20)
+    data = load_small(tmp_path, progress=True)
+    said = capsys.readouterr().out.splitlines()
+
+    assert sum(line.startswith("  duplicate") for line in said) == 1
+    assert len([incident for incident in data.incidents if incident.outcome == "duplicate"]) == 40
+
+
+def test_blanks_around_the_cells_of_a_table_are_no_part_of_them(tmp_path):
+    for i in range(8):
+        picture("red", i).save(tmp_path / f"{i}.png")
+    rows = [f"{i}.png, {'cat' if i % 2 else 'dog '}" for i in range(8)]
+    (tmp_path / "labels.csv").write_text("\n".join(["name, label", *rows]))
+
+    assert list(load_small(tmp_path, valid=0.5).vocab) == ["cat", "dog"]
+
+
+def test_pictures_that_only_the_table_knows_are_skipped_by_name(tmp_path):
+    for i in range(8):
+        picture("red", i).save(tmp_path / f"{i}.png")
+    rows = [f"{i}.png,{'cat' if i % 2 else 'dog'}" for i in range(9)]
+    (tmp_path / "labels.csv").write_text("\n".join(["name,label", *rows]))
+    data = load_small(tmp_path, valid=0.5)
+
+    assert [tuple(incident) for incident in data.incidents] == [("8.png", "skipped", "does not exist or is not a file")]
