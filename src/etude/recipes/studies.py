@@ -218,7 +218,8 @@ def draw_study(name: str, accuracies: Mapping[str, Sequence[float]], path: Path)
         axis.plot([100 * mean(values)] * 2, [i - 0.25, i + 0.25], color="#dd8452", linewidth=3)
         axis.annotate(f"{100 * mean(values):.1f}", (100 * mean(values), i - 0.32), ha="center", fontsize=8)
     axis.set_yticks(range(len(accuracies)), list(accuracies))
-    axis.invert_yaxis()
+    # the first variant on top, with room for the number above its line
+    axis.set_ylim(len(accuracies) - 0.5, -0.7)
     axis.set(xlabel="validation accuracy, %", title=f"{name}: a dot for each seed, a line at their mean")
     save_figure(figure, path)
 
