@@ -16,6 +16,14 @@ def colors(tmp_path):
     return save_colors(tmp_path / "colors")
 
 
+@pytest.fixture
+def run(colors, tmp_path):
+    """A short training on them."""
+    short = ["--valid-pct", "0.25", "--size", "16", "--epochs", "1", "--precision", "fp32", "--quiet"]
+    etude("train", colors, *short, "--run-dir", tmp_path / "run")
+    return tmp_path / "run"
+
+
 def test_pictures_numbered_by_other_classes_are_refused(tmp_path):
     learner = vision.learner("lesson_cnn", load_small(classes(tmp_path / "a"), valid=0.5), progress=False)
     other = load_small(classes(tmp_path / "b", kinds=["dog", "emu"]), valid=0.5)
@@ -59,47 +67,21 @@ def test_steps_reach_the_disk_before_the_epoch_ends(tmp_path, monkeypatch):
     assert written == list(range(len(written))) or written == [0, *range(2, len(written) + 1)]
 
 
-def test_a_stopped_run_says_where_its_last_epoch_is(colors, tmp_path):
-    etude(
-        "train",
-        colors,
-        "--valid-pct",
-        "0.25",
-        "--size",
-        "16",
-        "--epochs",
-        "1",
-        "--run-dir",
-        tmp_path / "run",
-        "--quiet",
-    )
+def test_a_stopped_run_says_where_its_last_epoch_is(colors, run):
     for name in ("model.safetensors", "model.json"):
-        (tmp_path / "run" / name).unlink()
-    done = etude("predict", tmp_path / "run", colors)
+        (run / name).unlink()
+    done = etude("predict", run, colors)
 
     assert done.code == 1
-    assert f"its last whole epoch is in {tmp_path / 'run' / 'checkpoints' / 'last'}" in done.errors
-    assert etude("predict", tmp_path / "run" / "checkpoints" / "last", colors, "--quiet").code == 0
+    assert f"its last whole epoch is in {run / 'checkpoints' / 'last'}" in done.errors
+    assert etude("predict", run / "checkpoints" / "last", colors, "--quiet").code == 0
 
 
-def test_an_empty_folder_does_not_keep_others_from_being_predicted(colors, tmp_path, monkeypatch):
-    etude(
-        "train",
-        colors,
-        "--valid-pct",
-        "0.25",
-        "--size",
-        "16",
-        "--epochs",
-        "1",
-        "--run-dir",
-        tmp_path / "run",
-        "--quiet",
-    )
+def test_an_empty_folder_does_not_keep_others_from_being_predicted(run, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "1.heic").touch()
     picture("red", 0).save(tmp_path / "new.png")
-    done = etude("predict", tmp_path / "run", tmp_path / "empty", tmp_path / "new.png", "--json")
+    done = etude("predict", run, tmp_path / "empty", tmp_path / "new.png", "--json")
 
     assert done.code == 1
     assert [row["file"] for row in done.json["predictions"]] == [str(tmp_path / "new.png")]

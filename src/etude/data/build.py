@@ -97,7 +97,7 @@ def open_or_build(
         return store
     with cache.lock(folder, waiting=say):
         # another process may have built it meanwhile
-        if _whole(folder, _silent_line) is None:
+        if _whole(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
             in_order = sorted(paths, key=lambda path: relative_name(path, root))
             with codec.quietly():
@@ -105,14 +105,15 @@ def open_or_build(
     return open_store(folder)
 
 
-def _whole(folder: Path, say: Callable[[str], None]) -> RaggedStore | None:
+def _whole(folder: Path, say: Callable[[str], None] | None = None) -> RaggedStore | None:
     """The store in a folder; None where there is none, or a damaged one, which is said and will be made anew."""
     if not folder.is_dir():
         return None
     try:
         return open_store(folder)
     except LoadError as error:
-        say(f"{error} It is made anew.")
+        if say is not None:
+            say(f"{error} It is made anew.")
         return None
 
 
@@ -246,10 +247,6 @@ def _guarded(function: Callable[[Path], _R]) -> Callable[[Path], _R | BadFile]:
             return bad
 
     return guarded
-
-
-def _silent_line(line: str) -> None:
-    """Say nothing."""
 
 
 def _silent(what: str, done: int, total: int) -> None:
