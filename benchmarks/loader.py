@@ -1,7 +1,7 @@
 """How fast pictures reach the model: images per second of CPU time, beside other libraries, and how exact they are.
 
 From warm files or a warm store: a random resized crop to 128 pixels (area 0.35 to 1), mirrored half of the time, exact
-normalisation, to a channels-last tensor in the number format that the first convolution gets. One thread; the variants
+normalization, to a channels-last tensor in the number format that the first convolution gets. One thread; the variants
 take turns, and each figure is a median over rounds of images per second of the process's CPU time.
 
     python benchmarks/loader.py FOLDER                                  our variants, build times, exactness
@@ -93,13 +93,13 @@ def build_seconds(paths: list[Path], root: Path, *, simplejpeg: bool) -> dict[st
 
 
 def exactness(stored: RaggedStore) -> dict[str, float]:
-    """Differences to Pillow's crop and resize of the same windows, and of the normalisation to float64, over 1,000."""
+    """Differences to Pillow's crop and resize of the same windows, and of the normalization to float64, over 1,000."""
     rows = torch.arange(len(stored))[:: max(len(stored) // 1000, 1)]
     pictures = loader(stored)
     shapes = stored.shapes[rows]
     windows = pictures.windows(0, 0, rows, shapes[:, 0], shapes[:, 1])
     ours = pictures.pixels(rows, 0)
-    normalised = ImagePreprocess(SIZE, MEAN, STD)(ours)
+    normalized = ImagePreprocess(SIZE, MEAN, STD)(ours)
     exact = (ours.double() / 255 - torch.tensor(MEAN).double().view(3, 1, 1)) / torch.tensor(STD).double().view(3, 1, 1)
     worst, total = 0, 0.0
     for i, row in enumerate(rows.tolist()):
@@ -114,7 +114,7 @@ def exactness(stored: RaggedStore) -> dict[str, float]:
         "pictures": len(rows),
         "most of 255": worst,
         "mean of 255": round(total / len(rows), 4),
-        "normalisation": float((normalised.double() - exact).abs().max()),
+        "normalization": float((normalized.double() - exact).abs().max()),
     }
 
 

@@ -23,7 +23,7 @@ def blocks(height=16, width=24, seed=0):
 
 
 COLOR, OTHER = blocks(), blocks(seed=1)
-GREY = COLOR[..., 0]
+GRAY = COLOR[..., 0]
 DEEP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
 PALETTE = Image.fromarray(COLOR).quantize(6)
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)

@@ -147,7 +147,7 @@ def _explicit(pixels, size):
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(6, 6, 6), (9, 7, 6), (7, 7, 4)], ids=str)
-def test_preprocessing_is_the_middle_window_scaled_and_normalised(height, width, size):
+def test_preprocessing_is_the_middle_window_scaled_and_normalized(height, width, size):
     pixels = _pictures(4, 3, height, width)
     ours = ImagePreprocess(size, MEAN, STD)(pixels)
 

@@ -46,7 +46,7 @@ def test_one_change_equals_pils(name, factor, seed):
     picture = _pictures(1, 3, 16, 12)[0]
     ours = _apply(OURS[name], picture, factor)
 
-    # PIL cuts to whole numbers at the end, and takes a pixel's grey as a whole number
+    # PIL cuts to whole numbers at the end, and takes a pixel's gray as a whole number
     atol = 1.01 + (0.5 * abs(1 - factor) if name == "saturation" else 0)
     torch.testing.assert_close(ours, pil_color.enhance(name, picture, factor), atol=atol, rtol=0)
 
@@ -62,13 +62,13 @@ def test_pictures_with_one_channel_equal_pils(name, factor):
     )
 
 
-def test_contrast_keeps_the_mean_grey_rounded_as_pil_does():
+def test_contrast_keeps_the_mean_gray_rounded_as_pil_does():
     """A factor of 0 leaves nothing else."""
     for picture in _pictures(20):
-        grey = _apply(stretch_contrast, picture, 0)
+        gray = _apply(stretch_contrast, picture, 0)
 
-        assert torch.equal(grey, grey[:1, :1, :1].expand(3, 9, 7).round())
-        torch.testing.assert_close(grey, pil_color.enhance("contrast", picture, 0.0), atol=1, rtol=0)
+        assert torch.equal(gray, gray[:1, :1, :1].expand(3, 9, 7).round())
+        torch.testing.assert_close(gray, pil_color.enhance("contrast", picture, 0.0), atol=1, rtol=0)
 
 
 @LAW

@@ -1,4 +1,4 @@
-"""Finding and labelling files, vocabularies, and loaders."""
+"""Finding and labeling files, vocabularies, and loaders."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drawing import COLOR, DEEP, GREY, OTHER, PALETTE, as_bytes, either, flipped, save, with_both
+from drawing import COLOR, DEEP, GRAY, OTHER, PALETTE, as_bytes, either, flipped, save, with_both
 from etude import ConfigError
 from etude.data.build import BadFile
 from etude.vision import decode
@@ -20,9 +20,9 @@ __all__ = ["either"]
 # -- pictures that are read, though not as they are -------------------------------------------------------------------
 
 
-def _colored(grey):
+def _colored(gray):
     """Three equal channels."""
-    return np.repeat(grey[..., None], 3, 2)
+    return np.repeat(gray[..., None], 3, 2)
 
 
 def _odd(name, said="", pixels=COLOR, mode=None, *, expected=None, off=0, **options):
@@ -34,7 +34,7 @@ def _odd(name, said="", pixels=COLOR, mode=None, *, expected=None, off=0, **opti
 
 _FINE = {"quality": 100, "subsampling": 0, "off": 4}
 _PALETTE = {"pixels": PALETTE, "expected": np.array(PALETTE.convert("RGB"))}
-_BITS = {"pixels": GREY > 99, "expected": _colored(np.uint8(255) * (GREY > 99))}
+_BITS = {"pixels": GRAY > 99, "expected": _colored(np.uint8(255) * (GRAY > 99))}
 _DEEP = {"pixels": DEEP, "expected": _colored((DEEP / 257).round())}
 _STRIP = np.tile(COLOR[:1], (1, 125, 1))
 ODD = [
@@ -45,10 +45,10 @@ ODD = [
     _odd("1.tif", compression="tiff_lzw"),
     _odd("1.jpg", **_FINE),
     _odd("1.JPEG", progressive=True, **_FINE),
-    _odd("grey.png", "converted: grey", GREY),
-    _odd("grey.jpg", "converted: grey", GREY, quality=100, off=4),
-    _odd("grey.pgm", "converted: grey", GREY),
-    _odd("alpha.png", "converted: grey with transparency", GREY, "LA"),
+    _odd("gray.png", "converted: gray", GRAY),
+    _odd("gray.jpg", "converted: gray", GRAY, quality=100, off=4),
+    _odd("gray.pgm", "converted: gray", GRAY),
+    _odd("alpha.png", "converted: gray with transparency", GRAY, "LA"),
     _odd("1bit.png", "converted: black and white", **_BITS),
     _odd("1bit.tif", "converted: black and white", **_BITS),
     _odd("16.png", "converted: 16 bits", **_DEEP),
@@ -58,7 +58,7 @@ ODD = [
     _odd("palette.gif", "converted: palette", **_PALETTE),
     _odd("one.png", "converted: palette", transparency=2, **_PALETTE),
     _odd("each.png", "converted: palette", transparency=b"\0\7", **_PALETTE),
-    _odd("rgba.png", "converted: with transparency", np.dstack([COLOR, GREY]), expected=COLOR),
+    _odd("rgba.png", "converted: with transparency", np.dstack([COLOR, GRAY]), expected=COLOR),
     _odd("cmyk.jpg", "converted: CMYK", mode="CMYK", **_FINE),
     _odd("cmyk.tif", "converted: CMYK", mode="CMYK"),
     _odd("moves.gif", "first frame: animated or of several pages, palette", second=OTHER, **_PALETTE),
@@ -95,11 +95,11 @@ def test_an_odd_picture_is_read_and_it_is_said_how(tmp_path, name, said, pixels,
 def test_one_channel_can_be_asked_for(tmp_path, name):
     codec = PictureCodec(channels=1)
     path = save(tmp_path / name, COLOR)
-    grey = np.array(Image.open(path).convert("L"))
+    gray = np.array(Image.open(path).convert("L"))
 
     assert codec.scan(path) == ((16, 24, 1), "converted", "in color")
-    assert np.abs(codec.read(path)[..., 0].astype(int) - grey).max() <= (1 if name == "1.jpg" else 0)
-    assert codec.scan(save(tmp_path / f"grey{name}", GREY)).outcome == ""
+    assert np.abs(codec.read(path)[..., 0].astype(int) - gray).max() <= (1 if name == "1.jpg" else 0)
+    assert codec.scan(save(tmp_path / f"gray{name}", GRAY)).outcome == ""
 
 
 UPRIGHT = {
@@ -187,7 +187,7 @@ def test_hardly_larger_and_smaller_pictures_are_stored_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     "options",
     [{"subsampling": i, "quality": quality} for i in (0, 1, 2) for quality in (30, 95)]
-    + [{"progressive": True}, {"grey": True}, {"exif": 1}, {"exif": 6}, {"mode": "CMYK"}, {"restart_marker_rows": 1}]
+    + [{"progressive": True}, {"gray": True}, {"exif": 1}, {"exif": 6}, {"mode": "CMYK"}, {"restart_marker_rows": 1}]
     + [{"xmp": orientation, "far": far} for orientation in (1, 6) for far in (False, True)],
     ids=str,
 )
@@ -195,7 +195,7 @@ def test_the_pixels_are_the_same_with_and_without_simplejpeg(tmp_path, monkeypat
     pytest.importorskip("simplejpeg")
     pixels = np.random.default_rng(0).integers(0, 256, (51, 77, 3), dtype=np.uint8)
     options = dict(options)
-    if options.pop("grey", False):
+    if options.pop("gray", False):
         pixels = pixels[..., 0]
     if "exif" in options:
         exif = Image.Exif()

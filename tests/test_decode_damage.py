@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from drawing import COLOR, GREY, NOISE, as_bytes, either, flipped, save
+from drawing import COLOR, GRAY, NOISE, as_bytes, either, flipped, save
 from etude import DataError
 from etude.data.build import BadFile
 from etude.vision.decode import PictureCodec
@@ -56,7 +56,7 @@ BAD = {
     "start.jpg": (lambda path: path.write_bytes(b"\xff\xd8\xff"), r"^is not a picture in any known format$"),
     "folder.jpg": (lambda path: path.mkdir(), r"^does not exist or is not a file$"),
     "missing.jpg": (lambda path: None, r"^does not exist or is not a file$"),
-    "float.tif": (lambda path: save(path, GREY.astype(np.float32)), r"^holds floating-point pixels"),
+    "float.tif": (lambda path: save(path, GRAY.astype(np.float32)), r"^holds floating-point pixels"),
     "bomb.png": (lambda path: path.write_bytes(_promising(200_000, 200_000)), rf"^has more than {MAX_PIXELS:,} pixels"),
     "bomb.jpg": (lambda path: path.write_bytes(_large_jpeg()), rf"^has more than {MAX_PIXELS:,} pixels"),
 }
@@ -248,7 +248,7 @@ def test_a_reader_takes_arrays_and_opened_pictures(tmp_path):
     assert np.array_equal(reader(square), expected)
     assert np.array_equal(reader(Image.fromarray(square)), expected)
     assert np.array_equal(reader(str(save(tmp_path / "1.png", square))), expected)
-    assert (reader(GREY[:, :16]).numpy() == GREY[:, :16]).all()
+    assert (reader(GRAY[:, :16]).numpy() == GRAY[:, :16]).all()
 
 
 def test_what_a_reader_cannot_take_is_refused_by_name(tmp_path):
@@ -263,9 +263,9 @@ def test_what_a_reader_cannot_take_is_refused_by_name(tmp_path):
     ):
         reader(opened)
     with pytest.raises(DataError, match="the picture holds floating-point pixels"):
-        reader(Image.fromarray(GREY.astype(np.float32)))
+        reader(Image.fromarray(GRAY.astype(np.float32)))
     for kind in (np.float32, np.float64, np.int32, np.int64, bool):
-        for pixels in (GREY, COLOR):
+        for pixels in (GRAY, COLOR):
             with pytest.raises(DataError, match=rf"got an array of {np.dtype(kind)} \(16, 24.*; scale them first"):
                 reader(pixels.astype(kind))
     with pytest.raises(DataError, match=r"expected pixels \(height, width\) .* got an array of uint8 \(2, 3, 4, 5\)"):
@@ -294,7 +294,7 @@ def test_an_array_of_16_bits_is_scaled():
     reader = ImageReader(16)
     for kind in ("<u2", ">u2"):
         assert torch.equal(reader(COLOR.astype(kind) * 257), reader(COLOR))
-        assert torch.equal(reader(GREY.astype(kind) * 257), reader(GREY))
+        assert torch.equal(reader(GRAY.astype(kind) * 257), reader(GRAY))
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

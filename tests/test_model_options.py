@@ -86,7 +86,7 @@ def test_the_lessons_network_halves_the_map_at_every_width():
     assert _maps(nn.Sequential(*list(model)[:5]), 128) == (1, 512, 4, 4)
 
 
-def test_the_lessons_network_takes_small_grey_pictures():
+def test_the_lessons_network_takes_small_gray_pictures():
     model = LessonCNN(4, channels=1, widths=(8, 16), stem_stride=1)
 
     assert model(torch.randn(3, 1, 9, 7)).shape == (3, 4)

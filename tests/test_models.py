@@ -1,4 +1,4 @@
-"""XResNet as the lesson counts it, its blocks and its initialisation, and building models by name."""
+"""XResNet as the lesson counts it, its blocks and its initialization, and building models by name."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_the_shortcut_pools_before_its_1x1_convolution():
     assert len(block.idconv) == 2  # no activation
 
 
-# -- initialisation ---------------------------------------------------------------------------------------------------
+# -- initialization ---------------------------------------------------------------------------------------------------
 
 
 def _deviation_errors(model):
@@ -181,7 +181,7 @@ def _deviation_errors(model):
     return [m.weight.std().item() / math.sqrt(2 / m.weight[0].numel()) - 1 for m in convolutions]
 
 
-def test_every_convolution_at_every_depth_is_initialised():
+def test_every_convolution_at_every_depth_is_initialized():
     """X3."""
     errors = _deviation_errors(xresnet18(10))
 

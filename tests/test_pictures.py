@@ -131,7 +131,7 @@ def test_two_ranks_see_what_one_rank_with_double_batches_sees():
             assert torch.equal(torch.cat([getattr(first, name), getattr(second, name)]), getattr(whole, name))
 
 
-def test_grey_pictures_have_one_channel():
+def test_gray_pictures_have_one_channel():
     batch = next(_loader(store=_store(channels=1)).batches(0, CPU))
 
     assert batch.inputs.shape == (6, 1, 8, 8)

@@ -243,7 +243,7 @@ def _explicit(pixels, size, mean, std):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", [(8, 8), (11, 8), (9, 14)], ids=str)
-def test_every_pixel_is_normalised_exactly(shape, channels, dtype, layout):
+def test_every_pixel_is_normalized_exactly(shape, channels, dtype, layout):
     pixels = torch.randint(256, (5, channels, *shape), dtype=torch.uint8).to(dtype).contiguous(memory_format=layout)
     before = pixels.clone()
     mean, std = MEAN[:channels], STD[:channels]

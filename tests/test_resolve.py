@@ -99,7 +99,7 @@ def test_the_known_data_sets_are_described_in_full():
         assert dataset.url.startswith("https://")
         assert dataset.url.endswith((".tgz", ".tar.gz", ".zip"))
         assert re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", dataset.digest)
-        assert all([dataset.licence, dataset.description, dataset.folder])
+        assert all([dataset.license, dataset.description, dataset.folder])
 
 
 # -- the cache folder -------------------------------------------------------------------------------------------------

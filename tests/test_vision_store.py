@@ -90,7 +90,7 @@ def _spoiled(folder):
     classes(folder, 6)
     (folder / "cat" / "empty.jpg").write_bytes(b"")
     (folder / "dog" / "page.jpg").write_text("<html>")
-    Image.new("L", (9, 9)).save(folder / "dog" / "grey.png")
+    Image.new("L", (9, 9)).save(folder / "dog" / "gray.png")
     return folder
 
 
@@ -100,14 +100,14 @@ def test_bad_pictures_are_left_out_and_named(tmp_path, capsys):
 
     assert sorted(tuple(incident) for incident in data.incidents) == [
         ("cat/empty.jpg", "skipped", "is empty"),
-        ("dog/grey.png", "converted", "grey"),
+        ("dog/gray.png", "converted", "gray"),
         ("dog/page.jpg", "skipped", "is not a picture in any known format"),
     ]
     assert data.train.num_samples + data.valid.num_samples == 13
     assert not {"cat/empty.jpg", "dog/page.jpg"} & {*data.train.names, *data.valid.names}
     assert "skipped 1: is empty (cat/empty.jpg)" in said
     assert "skipped 1: is not a picture in any known format (dog/page.jpg)" in said
-    assert "converted 1: grey (dog/grey.png)" in said
+    assert "converted 1: gray (dog/gray.png)" in said
     assert said.index("skipped") < said.index("converted")
     assert load_small(tmp_path, valid=0.3).incidents == data.incidents, "from the cache too"
 

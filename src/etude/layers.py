@@ -1,4 +1,4 @@
-"""Building blocks shared by the convolutional networks, and their initialisation."""
+"""Building blocks shared by the convolutional networks, and their initialization."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From files to batches: finding, labelling, loading."""
+"""From files to batches: finding, labeling, loading."""

@@ -1,7 +1,7 @@
 """Memory of batches, used again when nobody holds it any more.
 
 A fresh tensor of some megabytes costs more in page faults than filling it costs (12 MB: 80 us a picture, where
-normalising takes 9). So a batch's memory is taken up again, but only once every tensor, view and graph that looks at
+normalizing takes 9). So a batch's memory is taken up again, but only once every tensor, view and graph that looks at
 it is gone: a batch that somebody keeps never changes under their feet.
 """
 
@@ -37,7 +37,7 @@ class Recycler:
         return Recycler, (self._most,)
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """An uninitialised tensor on the CPU, contiguous."""
+        """An uninitialized tensor on the CPU, contiguous."""
         if _count is None:
             return torch.empty(shape, dtype=dtype)
         size = torch.Size(shape).numel() * dtype.itemsize

@@ -17,7 +17,7 @@ _HELD_OUT = 0.2
 
 
 def list_known(output: OutputOptions = OutputOptions()) -> dict[str, Json]:  # noqa: B008  # frozen
-    """The data sets that can be fetched by name, with size, licence and whether they are here already."""
+    """The data sets that can be fetched by name, with size, license and whether they are here already."""
     from etude.data import cache, fetch
 
     say = teller(output)
@@ -30,7 +30,7 @@ def list_known(output: OutputOptions = OutputOptions()) -> dict[str, Json]:  # n
             {
                 "name": name,
                 "bytes": known.size,
-                "license": known.licence,
+                "license": known.license,
                 "description": known.description,
                 "here": here,
                 "checked": known.digest is not None,
@@ -38,7 +38,7 @@ def list_known(output: OutputOptions = OutputOptions()) -> dict[str, Json]:  # n
         )
         size = cache.human_size(known.size) if known.size else "size unknown"
         say(f"{name:<16} {size:>12}  {known.description}")
-        say(f"{'':<16} {'here' if here else '':>12}  license: {known.licence}")
+        say(f"{'':<16} {'here' if here else '':>12}  license: {known.license}")
     return {"datasets": rows}
 
 

@@ -101,7 +101,7 @@ def digits(seed: int = 42, batch_size: int = 64) -> DataLoaders:
     except ImportError as error:
         raise ConfigError("the demo's digits come with scikit-learn; install it: pip install 'etude[demo]'") from error
     bunch = load_digits()
-    # 17 grey levels become 0..255
+    # 17 gray levels become 0..255
     pixels = (torch.from_numpy(bunch.images).float().unsqueeze(1) * (255 / 16)).round().to(torch.uint8)
     targets = torch.from_numpy(bunch.target).long()
     order = torch.randperm(len(pixels), generator=random.generator(_SPLIT_SEED, "digits"))

@@ -1,6 +1,6 @@
 """Freezing: train the head while the body stands still, with an explicit policy for the norms in it.
 
-A frozen BatchNorm is not one thing. In training mode it still normalises by the batch and still moves its running
+A frozen BatchNorm is not one thing. In training mode it still normalizes by the batch and still moves its running
 statistics; only its scale and shift stand still. What the lesson found is that freezing those ruins the result, so
 they train unless told otherwise.
 

@@ -16,7 +16,7 @@ from etude.vision.erase import is_channels_last, keyed_pixels
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-# Pictures are taken apart into planes, one tensor (batch, height, width) per channel: what mixes channels, as grey
+# Pictures are taken apart into planes, one tensor (batch, height, width) per channel: what mixes channels, as gray
 # does, then runs over contiguous memory for either memory format.
 
 
@@ -26,7 +26,7 @@ def color_jitter(
     """Change the colors of each picture by its own draws.
 
     The order is brightness, contrast, saturation, hue. Each of the first three is a factor drawn uniformly from
-    [max(0, 1 - x), 1 + x]: 0 is black, the mean grey of the picture, or each pixel's grey; 1 leaves it as it is. Values
+    [max(0, 1 - x), 1 + x]: 0 is black, the mean gray of the picture, or each pixel's gray; 1 leaves it as it is. Values
     are clipped to 0..255 after each. On whole pixels one step is within 1 of 255 of `PIL.ImageEnhance`, which rounds
     after each step; this does not.
 
@@ -84,16 +84,16 @@ def brighten(planes: list[Tensor], factor: Float[Tensor, "batch"]) -> list[Tenso
 
 
 def stretch_contrast(planes: list[Tensor], factor: Float[Tensor, "batch"]) -> list[Tensor]:
-    """The distance of every value from the picture's mean grey, rounded as PIL does, times the factor."""
+    """The distance of every value from the picture's mean gray, rounded as PIL does, times the factor."""
     # the mean of whole numbers, as a whole number
-    pivot = ((grey(planes) + 0.5).floor_().mean((1, 2)) + 0.5).floor_()
+    pivot = ((gray(planes) + 0.5).floor_().mean((1, 2)) + 0.5).floor_()
     offset = _per_picture(pivot * (1 - factor))
     return [(plane * _per_picture(factor)).add_(offset).clamp_(0, 255) for plane in planes]
 
 
 def saturate(planes: list[Tensor], factor: Float[Tensor, "batch"]) -> list[Tensor]:
-    """The distance of every value from its pixel's grey, times the factor."""
-    middle = grey(planes)
+    """The distance of every value from its pixel's gray, times the factor."""
+    middle = gray(planes)
     return [middle.lerp(plane, _per_picture(factor)).clamp_(0, 255) for plane in planes]
 
 
@@ -109,7 +109,7 @@ def turn_hue(planes: list[Tensor], turn: Float[Tensor, "batch"]) -> list[Tensor]
     red, green, blue = planes
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    # a grey pixel has no hue: 0 by any divisor, and its chroma of 0 cancels it below
+    # a gray pixel has no hue: 0 by any divisor, and its chroma of 0 cancels it below
     divisor = chroma.clamp(min=1e-12).mul_(6)
     hue = torch.where(
         value == red,
@@ -125,8 +125,8 @@ def turn_hue(planes: list[Tensor], turn: Float[Tensor, "batch"]) -> list[Tensor]
     return changed
 
 
-def grey(planes: list[Tensor]) -> Float[Tensor, "batch height width"]:
-    """The luma of ITU-R 601, with the weights of PIL's `convert("L")`; one plane is its own grey."""
+def gray(planes: list[Tensor]) -> Float[Tensor, "batch height width"]:
+    """The luma of ITU-R 601, with the weights of PIL's `convert("L")`; one plane is its own gray."""
     if len(planes) == 1:
         return planes[0]
     red, green, blue = planes

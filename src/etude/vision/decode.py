@@ -2,7 +2,7 @@
 
 | the file | what is done |
 |---|---|
-| grey, palette, CMYK, transparent | converted to the asked channels; transparency is dropped |
+| gray, palette, CMYK, transparent | converted to the asked channels; transparency is dropped |
 | 16 bits per channel | converted: scaled to 8 bits, not cut off |
 | turned by the camera (EXIF, XMP) | converted: turned upright |
 | animated, or of several pages | first frame |
@@ -39,7 +39,7 @@ _FLOATING: Final = "holds floating-point pixels, which have no known range"
 _INTEGERS: Final = "holds 32-bit pixels, which have no known range"
 _SLACK: Final = 1.25
 """A picture is reduced only when its shorter side is this much above the stored size; less saves hardly anything."""
-_VERSION: Final = 2
+_VERSION: Final = 3
 """One more whenever the same file gives other pixels or another outcome: older stores are then made anew."""
 _ORIENTATION: Final = 0x0112
 _JPEG: Final = b"\xff\xd8\xff"
@@ -89,7 +89,7 @@ class PictureCodec:
 
     Args:
         stored: the shorter side, in pixels, to which larger pictures are reduced; None keeps every picture as it is.
-        channels: 3 for color, 1 for grey.
+        channels: 3 for color, 1 for gray.
     """
 
     def __init__(self, stored: int | None = None, channels: int = 3) -> None:
@@ -211,8 +211,8 @@ class PictureCodec:
             return None
         if color not in ("YCbCr", "Gray") or height * width > MAX_PIXELS:
             return None
-        grey = color == "Gray"
-        return _Header(height, width, "converted" if grey else "", "grey" if grey else "")
+        gray = color == "Gray"
+        return _Header(height, width, "converted" if gray else "", "gray" if gray else "")
 
     def _decode_jpeg(self, data: bytes, out: Pixels) -> bool:
         """Decode a plain JPEG that keeps its size straight into the store; False leaves it to Pillow."""
@@ -279,8 +279,8 @@ def _notable(picture: Image.Image, suffix: str, channels: int) -> tuple[str, str
 
 _MODES: Final = {
     "1": "black and white",
-    "L": "grey",
-    "LA": "grey with transparency",
+    "L": "gray",
+    "LA": "gray with transparency",
     "P": "palette",
     "PA": "palette with transparency",
     "RGBA": "with transparency",

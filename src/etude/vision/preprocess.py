@@ -30,7 +30,7 @@ _SCALE_TENSOR = "scale them first: (255 * pixels).round().to(torch.uint8) for pi
 
 @final
 class ImagePreprocess(nn.Module):
-    """From stored pixels to what the model sees: middle window, scale to [0, 1], normalise, channels last.
+    """From stored pixels to what the model sees: middle window, scale to [0, 1], normalize, channels last.
 
     Args:
         size: side of the window; pictures that are this size already pass through.
@@ -63,9 +63,9 @@ class ImagePreprocess(nn.Module):
         top, left = (height - self.size) // 2, (width - self.size) // 2
         window = pixels[..., top : top + self.size, left : left + self.size]
         rows = window.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).reshape(-1, len(self.scale))
-        return self._normalised(rows).view(-1, self.size, self.size, len(self.mean)).permute(0, 3, 1, 2)
+        return self._normalized(rows).view(-1, self.size, self.size, len(self.mean)).permute(0, 3, 1, 2)
 
-    def _normalised(self, rows: Shaped[Tensor, "row number"]) -> Float[Tensor, "row number"]:
+    def _normalized(self, rows: Shaped[Tensor, "row number"]) -> Float[Tensor, "row number"]:
         if rows.is_floating_point() or rows.device.type != "cpu":
             return torch.addcmul(self.shift, rows.to(self.scale.dtype), self.scale)
         x = self._memory.empty(rows.shape, self.scale.dtype)
@@ -83,7 +83,7 @@ class ImageReader:
 
     Args:
         size: side of the square that the model sees.
-        channels: 3 for color, 1 for grey.
+        channels: 3 for color, 1 for gray.
         stored: the size to which larger pictures are reduced first, as in the store that the model was trained from.
         share: of the shorter side that is kept; see `MiddleCrop`.
         squash: whether the picture is squashed to a square instead of cut.

@@ -121,7 +121,7 @@ def draw_batch(data: DataLoaders, path: Path, *, columns: int = 8, epochs: int =
 
 
 def _seen(data: DataLoaders, loader: ArrayLoader | PictureLoader, epoch: int, num: int, *, augment: bool) -> Batch:
-    """Some pictures spread over a data set, as the model sees them before they are normalised."""
+    """Some pictures spread over a data set, as the model sees them before they are normalized."""
     num = min(num, loader.num_samples)
     rows = torch.arange(num) * loader.num_samples // num
     # after a fit the samples may lie on a GPU

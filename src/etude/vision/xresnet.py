@@ -1,4 +1,4 @@
-"""XResNet: ResNet with the stem, downsampling and initialisation of "Bag of Tricks".
+"""XResNet: ResNet with the stem, downsampling and initialization of "Bag of Tricks".
 
 Reading order of the children, which is also the order of the state dict: 0-2 stem, 3 max pool, 4-7 stages,
 8 average pool, 9 flatten, 10 linear.

@@ -87,7 +87,7 @@ def download(dataset: DataSet, *, say: Say = print, progress: Report | None = No
             target.unlink()
         if not target.is_file():
             size = f" ({human_size(dataset.size)})" if dataset.size else ""
-            say(f"downloading {dataset.name}{size} from {dataset.url}; license: {dataset.licence}")
+            say(f"downloading {dataset.name}{size} from {dataset.url}; license: {dataset.license}")
             job = _Job(dataset, target, progress)
             try:
                 _try_until_whole(job, say)

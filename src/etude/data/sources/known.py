@@ -15,7 +15,7 @@ class DataSet:
         url: its archive.
         size: of the archive, in bytes; None when it is not known.
         digest: of the archive, `md5:...` or `sha256:...`; None when nobody published one, then it cannot be checked.
-        licence: under which terms.
+        license: under which terms.
         description: what it holds, in a line.
         folder: the folder of the archive that holds the samples.
         kind: of the samples.
@@ -25,7 +25,7 @@ class DataSet:
     url: str
     size: int | None
     digest: str | None
-    licence: str
+    license: str
     description: str
     folder: str
     kind: Literal["images", "text"]
