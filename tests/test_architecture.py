@@ -18,7 +18,7 @@ FLOORS = {
     2: ["training"],
     3: ["vision", "text"],
     4: ["runs", "testing"],
-    5: ["recipes", "cli", "__main__", "__init__"],
+    5: ["recipes", "commands", "cli", "__main__", "__init__"],
 }
 
 

@@ -1,0 +1,87 @@
+"""Commands that use a trained run: predict and evaluate."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from etude.commands.shared import Output, SomeBadError, finish
+from etude.recipes import predict as use_recipe
+from etude.recipes.options import OnBadData, OutputOptions
+
+
+def predict(
+    run_folder: str,
+    # "-" is a name here, not a flag
+    files: Annotated[list[str], Parameter(allow_leading_hyphen=True)],
+    /,
+    *,
+    top: int = 1,
+    on_bad_data: OnBadData = "skip",
+    device: str = "auto",
+    output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008  # frozen
+) -> None:
+    """Say what a trained run makes of pictures.
+
+    Parameters
+    ----------
+    run_folder
+        The run, as written by a training.
+    files
+        Pictures, folders of pictures, or - for names on standard input.
+    top
+        How many classes to say for each picture.
+    on_bad_data
+        skip says which pictures cannot be read, goes on, and exits with 1 at the end.
+    device
+        auto, cpu, cuda, cuda:1, mps.
+    """
+    result = use_recipe.predict(run_folder, files, top=top, on_bad_data=on_bad_data, device=device, output=output)
+    finish(result, output)
+    if result["skipped"]:
+        raise SomeBadError
+
+
+def evaluate(
+    run_folder: str,
+    /,
+    *,
+    data: str,
+    valid_pct: float | None = None,
+    split_seed: int | None = None,
+    label: str | None = None,
+    on_bad_data: OnBadData = "skip",
+    device: str = "auto",
+    output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008  # frozen
+) -> None:
+    """Measure a trained run on labeled pictures.
+
+    Parameters
+    ----------
+    run_folder
+        The run, as written by a training.
+    data
+        A folder, an archive, or a known data set: its own held-out pictures, or all where it has none.
+    valid_pct
+        Only the share that a training with this --valid-pct and --split-seed holds out; on the run's data, its own.
+    split_seed
+        That of the training; on the run's data, its own.
+    label
+        Where a label comes from, as in the training: parent, top, or a regular expression; on its data, its own.
+    on_bad_data
+        What to do about pictures that cannot be read.
+    device
+        auto, cpu, cuda, cuda:1, mps.
+    """
+    result = use_recipe.evaluate(
+        run_folder,
+        data,
+        valid_pct=valid_pct,
+        split_seed=split_seed,
+        label=label,
+        on_bad_data=on_bad_data,
+        device=device,
+        output=output,
+    )
+    finish(result, output)

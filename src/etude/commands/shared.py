@@ -1,0 +1,26 @@
+"""What the commands share: how options are grouped in the help, and how a command ends."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cyclopts import Group, Parameter
+
+from etude.recipes.options import OutputOptions
+
+# each group of options stands at its own place in the help
+Pictures, Model, Training, Run, Output = (
+    Parameter(name="*", group=Group(name, sort_key=place))
+    for place, name in enumerate(("Pictures", "Model", "Training", "Run", "Output"), start=2)
+)
+
+
+class SomeBadError(Exception):
+    """A command did its work, found that some files are bad, and has said which."""
+
+
+def finish(result: dict[str, Any], output: OutputOptions) -> None:
+    """Print a command's result as the last line, if asked."""
+    if output.json:
+        print(json.dumps(result))
