@@ -8,8 +8,10 @@ before, or on whether training was stopped and resumed in between.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import random as python_random
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,6 +60,41 @@ def uniform(seed: int, purpose: str, epoch: int, index: Int[Tensor, "batch"], nu
     z = (z ^ (z >> 27 & _MASK_37)) * _signed(0x94D049BB133111EB)
     z = z ^ (z >> 31 & _MASK_33)
     return (z >> 40 & (1 << 24) - 1).float() / (1 << 24)
+
+
+def global_state() -> dict[str, Any]:
+    """The state of every global generator that code outside of this library draws from.
+
+    torch's on the CPU and on each GPU, Python's and NumPy's: numbers, and tensors on the CPU.
+    """
+    version, numbers, gauss = python_random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the global one is what users draw from
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": {"version": version, "numbers": torch.tensor(numbers, dtype=torch.int64), "gauss": gauss},
+        "numpy": {
+            "name": str(name),
+            "keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+    }
+
+
+def set_global_state(state: dict[str, Any]) -> None:
+    """Put every global generator to where `global_state` found it; GPUs that are not there are left out."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available():
+        for i, one in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(one, i)
+    python, numpy = state["python"], state["numpy"]
+    python_random.setstate((python["version"], tuple(python["numbers"].tolist()), python["gauss"]))
+    keys = numpy["keys"].numpy().astype(np.uint32)
+    np.random.set_state(  # noqa: NPY002
+        (numpy["name"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"])
+    )
 
 
 def _signed(unsigned: int) -> int:

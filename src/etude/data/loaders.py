@@ -223,3 +223,13 @@ def as_loader(source: Any, *, training: bool = False) -> Loader:
     if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
         return DatasetLoader(source, shuffle=training, drop_last=training, seed=torch.initial_seed())
     return PlainLoader(source)
+
+
+def generators_of(loader: Loader | None) -> list[torch.Generator]:
+    """The generators that a user's `DataLoader` and its samplers draw orders from, beside torch's global one."""
+    source = loader.iterable if isinstance(loader, PlainLoader) else None
+    if not isinstance(source, DataLoader):
+        return []
+    samplers = (source.sampler, source.batch_sampler, getattr(source.batch_sampler, "sampler", None))
+    found = [getattr(part, "generator", None) for part in (source, *samplers)]
+    return list(dict.fromkeys(generator for generator in found if isinstance(generator, torch.Generator)))

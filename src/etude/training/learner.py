@@ -104,14 +104,15 @@ class Learner:
         self.history = History()
         self.precision: Precision | None = None if precision == "auto" else Precision(precision, self.device)
         self.optimizer: Optimizer | None = None
-        self._factory: OptimizerFactory | None = None
+        self.factory: OptimizerFactory | None = None
         if isinstance(optimizer, Optimizer):
             check_instance(optimizer, self.model)
             self.optimizer = optimizer
             for i, group in enumerate(optimizer.param_groups):
                 group.setdefault(LAYER_GROUP, i)
         else:
-            self._factory = optimizer
+            self.factory = optimizer
+        self.compile = compile
         self._call = torch.compile(self.model) if compile else self.model
         self._loop: Loop | None = None
 
@@ -257,14 +258,14 @@ class Learner:
     def _prepare_optimizer(self, *, reset: bool) -> Optimizer:
         """The optimizer for the model as it is now; kept from the last fit where that is possible."""
         self.model.zero_grad(set_to_none=True)
-        if self._factory is None:
+        if self.factory is None:
             assert self.optimizer is not None
             if reset:
                 raise ConfigError("reset_optimizer needs a factory: pass optimizer=torch.optim.AdamW, not an instance")
             check_instance(self.optimizer, self.model)
             return self.optimizer
         groups = layer_groups(self.model, self.groups)
-        self.optimizer, message = make_optimizer(self._factory, groups, None if reset else self.optimizer)
+        self.optimizer, message = make_optimizer(self.factory, groups, None if reset else self.optimizer)
         if message:
             self.history.notes.append(message)
             print(message)

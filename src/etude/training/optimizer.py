@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -100,6 +101,45 @@ def check_instance(optimizer: Optimizer, model: nn.Module) -> None:
         raise ConfigError(
             f"the optimizer does not hold {missing[:5]} ({len(missing)} trainable tensors in all); freeze or add them"
         )
+
+
+def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Put a state dict's hyper-parameters and tensors into an optimizer of the same groups, bit for bit.
+
+    Unlike torch's own loading it keeps each tensor's type, and lays each out as its parameter: fused CPU kernels give
+    silently wrong results when the two differ.
+
+    Raises:
+        ConfigError: the groups hold other numbers of tensors.
+    """
+    if type(optimizer).load_state_dict is not Optimizer.load_state_dict:
+        optimizer.load_state_dict(copy.deepcopy(dict(state)))
+        return
+    now, then = (
+        [len(group["params"]) for group in groups] for groups in (optimizer.param_groups, state["param_groups"])
+    )
+    if now != then:
+        raise ConfigError(f"the state is of an optimizer whose groups hold {then} tensors, this one's hold {now}")
+    optimizer.state.clear()
+    for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        group.update(copy.deepcopy({name: value for name, value in saved.items() if name != "params"}))
+        counts_on_device = bool(group.get("fused") or group.get("capturable"))
+        for parameter, number in zip(group["params"], saved["params"], strict=True):
+            if number in state["state"]:
+                values = state["state"][number]
+                optimizer.state[parameter] = {
+                    name: _placed(parameter, value, counts_on_device) for name, value in values.items()
+                }
+
+
+def _placed(parameter: nn.Parameter, value: Any, counts_on_device: bool) -> Any:
+    """A copy of one value of the state, where the optimizer expects it."""
+    if not isinstance(value, Tensor):
+        return copy.deepcopy(value)
+    if value.shape == parameter.shape and parameter.ndim:
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    # torch keeps a count of steps on the host unless its kernel reads it on the device
+    return value.detach().clone().to(parameter.device if value.ndim or counts_on_device else value.device)
 
 
 def _tensors(groups: Iterable[Mapping[str, Any]]) -> dict[int, set[nn.Parameter]]:
