@@ -33,7 +33,7 @@ class Noisy(Dataset):
         return self.num
 
     def __getitem__(self, i: int):
-        drawn = [python_random.random(), np.random.rand(), torch.rand(()).item(), np.random.normal()]  # noqa: NPY002
+        drawn = [python_random.random(), np.random.rand(), torch.rand(()).item(), np.random.normal()]
         return torch.tensor([float(i), *drawn], dtype=torch.float64), i % 3
 
 
@@ -84,7 +84,7 @@ def _loader(dataset=None, **options):
 
 def _global_state():
     """The type checker of the tests draws from Python's generator, so a test of this runs without it."""
-    numpy_state = np.random.get_state()  # noqa: NPY002
+    numpy_state = np.random.get_state()
     return python_random.getstate(), numpy_state[1].tolist(), numpy_state[2:], torch.get_rng_state().tolist()
 
 
@@ -148,7 +148,7 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index():
         return inputs[inputs[:, 0].argsort()]
 
     first = by_index()
-    python_random.seed(9), np.random.seed(9), torch.manual_seed(9)  # noqa: NPY002
+    python_random.seed(9), np.random.seed(9), torch.manual_seed(9)
     assert torch.equal(by_index(), first)
     assert torch.equal(by_index(batch_size=3, shuffle=False), first)
     for other in (by_index(epoch=1), by_index(seed=4)):

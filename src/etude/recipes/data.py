@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude.recipes.options import DataOptions, OutputOptions, TrainOptions, teller
+from etude.recipes.options import DataOptions, OutputOptions, teller
+from etude.recipes.training import Training
 
 if TYPE_CHECKING:
     from etude.data.loaders import DataLoaders
@@ -96,14 +97,13 @@ def show(data: DataOptions, out: str = "batch.png", output: OutputOptions = Outp
 def _loaded(data: DataOptions, output: OutputOptions) -> DataLoaders:
     """What a training would take; where nothing is held out a share is, to have something to look at."""
     from etude.errors import ConfigError
-    from etude.recipes.train import load_data
 
     try:
-        return load_data(data, TrainOptions(), quiet=output.quiet)
+        return Training(name="data", data=data).loaders(quiet=output.quiet)
     except ConfigError:
         if data.valid_pct is not None:
             raise
-        loaders = load_data(replace(data, valid_pct=_HELD_OUT), TrainOptions(), quiet=output.quiet)
+        loaders = Training(name="data", data=replace(data, valid_pct=_HELD_OUT)).loaders(quiet=output.quiet)
         teller(output)(
             f"  note: {data.data} has no validation pictures of its own; a training needs --valid-pct, {_HELD_OUT} here"
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etude.recipes.options import Precision, RunOptions, TrainOptions, flags
-from etude.recipes.seeds import over_seeds
-from etude.recipes.train import fit_and_keep
+from etude.recipes.options import Precision, RunOptions, TrainOptions
+from etude.recipes.several import over_seeds
+from etude.recipes.training import Training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,22 +40,10 @@ def demo(train: TrainOptions = DemoOptions(), run: RunOptions = RunOptions()) ->
     Returns:
         The run's result: `{"run": folder, "valid_accuracy": share, "train_seconds": seconds, ...}`.
     """
-    return over_seeds("demo", _once, train, run)
+    return over_seeds(Training(name="demo", kind="digits", train=train), run)
 
 
-def _once(train: TrainOptions, run: RunOptions) -> dict[str, Json]:
-    from etude.runs.record import check_run_dir
-
-    check_run_dir(run.run_dir)
-    if not run.quiet:
-        print(_WHAT)
-    result = fit_and_keep("demo", lambda: _learner(train, quiet=run.quiet), flags(train, run), train, run)
-    if not run.quiet:
-        print(_NEXT.format(folder=result["run"]))
-    return result
-
-
-def _learner(train: TrainOptions, *, quiet: bool) -> Learner:
+def digits_learner(train: TrainOptions, *, quiet: bool) -> Learner:
     """The lessons' network, made for 8x8 pixels."""
     from etude import vision
     from etude.optim import adamw
@@ -74,8 +62,8 @@ def _learner(train: TrainOptions, *, quiet: bool) -> Learner:
     )
 
 
-_WHAT = f"scikit-learn's handwritten digits of 8x8 pixels, {_NUM_VALID} of them held out"
-_NEXT = """
+INTRODUCTION = f"scikit-learn's handwritten digits of 8x8 pixels, {_NUM_VALID} of them held out"
+NEXT_STEPS = """
 next steps, in Python:
   import etude
   learner = etude.load("{folder}")        # the model you just trained

@@ -4,42 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar, cast
-
-from etude.recipes.options import Precision, RunOptions, TrainOptions, check, teller
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from etude.types import Json
-
-_T = TypeVar("_T", bound=TrainOptions)
-
-
-def over_seeds(
-    name: str, once: Callable[[_T, RunOptions], dict[str, Json]], train: _T, run: RunOptions
-) -> dict[str, Json]:
-    """Run a recipe once, or for `train.seeds` seeds in folders beside each other.
-
-    Returns:
-        The run's result; for several seeds `{"run": folder, "runs": [...], "valid_accuracy": mean, ...}`.
-    """
-    from etude.runs.record import new_run_folder
-
-    check(train)
-    if train.seeds == 1:
-        return once(train, run)
-    say = teller(run)
-    folder = new_run_folder(name, run.run_dir, several=True)
-    results = []
-    for i in range(train.seeds):
-        say(f"\n--- seed {train.seed + i}, run {i + 1} of {train.seeds}")
-        one_run = replace(run, run_dir=str(folder / f"seed-{train.seed + i}"))
-        results.append(once(replace(train, seed=train.seed + i, seeds=1), one_run))
-        # what the first run measured holds for all: else two seeds might differ in more than chance
-        train = replace(train, precision=cast("Precision", results[0]["precision"]))
-    return summarize(name, folder, results, say)
 
 
 def summarize(

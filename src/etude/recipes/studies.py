@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from etude.recipes.options import (
     DataOptions,
@@ -15,12 +15,11 @@ from etude.recipes.options import (
     RunOptions,
     TrainOptions,
     check,
-    flags,
     refuse_changed,
-    teller,
 )
 from etude.recipes.seeds import deviation, mean, number, spread
-from etude.recipes.train import check_model, fit_and_keep, load_data, make_learner
+from etude.recipes.several import Several, run_all
+from etude.recipes.training import Training
 
 if TYPE_CHECKING:
     from etude.types import Json
@@ -106,48 +105,42 @@ def _study(
     name: str, variants: Mapping[str, Variant], model: ModelOptions, run: RunOptions, group: int | None = None
 ) -> dict[str, Json]:
     """Every variant with every seed, seed by seed, so that a study that was stopped holds whole comparisons."""
-    from etude.runs.record import check_run_dir, new_run_folder
-    from etude.training.saving import write_json
-
     data, first = next(iter(variants.values()))
     refuse_changed(data, ("min_scale", "flip", "squash"), "a study sees whole pictures, squashed, without augmentation")
     check(data, first)
-    check_run_dir(run.run_dir)
-    check_model(model, first)
-    say = teller(run)
-    folder = new_run_folder(name, run.run_dir, several=True)
-    accuracies: dict[str, list[float]] = {title: [] for title in variants}
-    precision: Any = first.precision
-    for i in range(first.seeds):
+    parts, titles = {}, {}
+    for seed in range(first.seed, first.seed + first.seeds):
         for title, variant in variants.items():
-            seed = first.seed + i
-            say(f"\n--- {title}, seed {seed}")
-            one = replace(variant.train, seed=seed, seeds=1, precision=precision)
-            where = replace(run, run_dir=str(folder / f"{_slug(title)}-seed-{seed}"))
-            result = _one(title, variant.data, model, one, where)
-            accuracies[title].append(number(result["valid_accuracy"]))
-            # what the first run measured holds for all: they must differ in one thing only
-            precision = result["precision"]
-    rows = compare(accuracies, group)
-    draw_study(name, accuracies, folder / "study.png")
+            part = f"{_slug(title)}-seed-{seed}"
+            titles[part] = title
+            parts[part] = Training(
+                name=_slug(title),
+                kind="whole pictures",
+                data=variant.data,
+                model=model,
+                train=replace(variant.train, seed=seed, seeds=1),
+            )
+    next(iter(parts.values())).check()
+    return run_all(Several(name, parts, "study", group, titles), name, run)
+
+
+def conclude(
+    several: Several, folder: Path, results: Mapping[str, dict[str, Json]], say: Callable[[str], None]
+) -> dict[str, Json]:
+    """The study's table, picture and result from those of its runs."""
+    from etude.training.saving import write_json
+
+    assert several.variants is not None
+    accuracies: dict[str, list[float]] = {}
+    for part, result in results.items():
+        accuracies.setdefault(several.variants[part], []).append(number(result["valid_accuracy"]))
+    rows = compare(accuracies, several.group)
+    draw_study(several.title, accuracies, folder / "study.png")
+    precision = next(iter(results.values()))["precision"]
     summary: dict[str, Json] = {"run": str(folder), "precision": precision, "rows": list(rows)}
     write_json(folder / "result.json", summary)
     say(f"\n{table(rows)}\n\nlook at {folder / 'study.png'}; each run has a folder in {folder}")
     return summary
-
-
-def _one(title: str, data: DataOptions, model: ModelOptions, train: TrainOptions, run: RunOptions) -> dict[str, Json]:
-    from etude import vision
-
-    whole = vision.MiddleCrop(1.0, squash=True)
-    loaders = load_data(data, train, quiet=run.quiet, windows=whole, middle=whole)
-    return fit_and_keep(
-        _slug(title),
-        lambda: make_learner(loaders, model, train, quiet=run.quiet),
-        flags(data, model, train, run),
-        train,
-        run,
-    )
 
 
 def compare(accuracies: Mapping[str, Sequence[float]], group: int | None = None) -> list[dict[str, Json]]:

@@ -92,10 +92,11 @@ class KeepRun(Callback):
     Args:
         folder: from `new_run_folder`.
         options: what the user asked for, by flag name.
+        training: what a recipe needs to make the same learner again; None for one made by hand.
     """
 
-    def __init__(self, folder: Path, options: dict[str, Json]) -> None:
-        self.folder, self.options = folder, options
+    def __init__(self, folder: Path, options: dict[str, Json], training: dict[str, Json] | None = None) -> None:
+        self.folder, self.options, self.training = folder, options, training
         self.last = folder / "checkpoints" / "last"
         self._record = Record()
         self._written, self._next_write = 0, 0.0
@@ -196,6 +197,7 @@ class KeepRun(Callback):
         assert optimizer is not None
         return {
             "options": self.options,
+            "training": self.training,
             "model": saving.config_of(learner.model) or type(learner.model).__name__,
             "data": {"description": learner.data.description, **learner.data.identity},
             "loss": str(learner.loss_fn),

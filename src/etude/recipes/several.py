@@ -1,0 +1,114 @@
+"""Several trainings in folders beside each other: seeds, folds, or the variants of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from etude.recipes.options import Precision, RunOptions, teller
+from etude.recipes.seeds import summarize
+from etude.recipes.training import Training
+
+if TYPE_CHECKING:
+    from etude.types import Json
+
+
+@dataclass(frozen=True)
+class Several:
+    """Trainings that belong together.
+
+    Args:
+        title: what they are, for people.
+        parts: folder name to training, in the order in which they run.
+        result: what is made of them: their "mean", or a "study" that compares variants.
+        group: in a study, a base is the first of so many variants after each other; None compares with the first.
+        variants: in a study, each part's variant, in words.
+    """
+
+    title: str
+    parts: Mapping[str, Training]
+    result: Literal["mean", "study"] = "mean"
+    group: int | None = None
+    variants: Mapping[str, str] | None = None
+
+    def record(self) -> dict[str, Json]:
+        """All of it as JSON, for the folder's record."""
+        return {
+            "title": self.title,
+            "parts": {name: training.record() for name, training in self.parts.items()},
+            "result": self.result,
+            "group": self.group,
+            "variants": None if self.variants is None else dict(self.variants),
+        }
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Several:
+        """What `record` gave; raises `KeyError` or `TypeError` for something else."""
+        parts = {name: Training.of(part) for name, part in record["parts"].items()}
+        return cls(record["title"], parts, record["result"], record["group"], record["variants"])
+
+
+def over_seeds(training: Training, run: RunOptions) -> dict[str, Json]:
+    """Run a training once, or for `train.seeds` seeds in folders beside each other.
+
+    Returns:
+        The run's result; for several seeds `{"run": folder, "runs": [...], "valid_accuracy": mean, ...}`.
+    """
+    from etude.recipes.options import check
+    from etude.recipes.train import train_once
+
+    train = training.train
+    check(train)
+    if train.seeds == 1:
+        return train_once(training, run)
+    seeds = range(train.seed, train.seed + train.seeds)
+    parts = {f"seed-{seed}": replace(training, train=replace(train, seed=seed, seeds=1)) for seed in seeds}
+    return run_all(Several(training.name, parts), training.name, run)
+
+
+def run_all(several: Several, name: str, run: RunOptions) -> dict[str, Json]:
+    """Train every part, and summarize them.
+
+    Args:
+        several: what to train.
+        name: of the folder.
+        run: where it goes.
+    """
+    from etude.runs.record import check_run_dir, new_run_folder
+    from etude.training.saving import write_json
+
+    check_run_dir(run.run_dir)
+    folder = new_run_folder(name, run.run_dir, several=True)
+    write_json(folder / "config.json", {"several": several.record()})
+    return finish_all(several, folder, run)
+
+
+def finish_all(several: Several, folder: Path, run: RunOptions) -> dict[str, Json]:
+    """Train the parts that are not trained yet, and summarize all."""
+    from etude.recipes.train import train_once
+
+    say = teller(run)
+    results: dict[str, dict[str, Json]] = {}
+    precision: Precision | None = None
+    for i, (name, training) in enumerate(several.parts.items(), 1):
+        say(f"\n--- {_what(several, name)}, run {i} of {len(several.parts)}")
+        if precision is not None:
+            # what the first run measured holds for all: else two of them might differ in more than was asked
+            training = replace(training, train=replace(training.train, precision=precision))
+        results[name] = train_once(training, replace(run, run_dir=str(folder / name)))
+        precision = cast("Precision", results[name]["precision"])
+    if several.result == "mean":
+        return summarize(several.title, folder, list(results.values()), say)
+    from etude.recipes.studies import conclude
+
+    return conclude(several, folder, results, say)
+
+
+def _what(several: Several, name: str) -> str:
+    """A part in words."""
+    seed = several.parts[name].train.seed
+    if several.variants is not None:
+        return f"{several.variants[name]}, seed {seed}"
+    return name.replace("-", " ")

@@ -1,0 +1,202 @@
+"""One training as it was asked for: what a recipe, its plan, its learning-rate finder and its resume all begin from."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from etude.recipes.options import DataOptions, ModelOptions, TrainOptions, check
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from etude.data.loaders import Augment, DataLoaders
+    from etude.schedules import Cycle
+    from etude.training.learner import Learner
+    from etude.types import Json
+
+Kind = Literal["pictures", "whole pictures", "digits"]
+_T = TypeVar("_T", DataOptions, ModelOptions, TrainOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training as it was asked for.
+
+    Args:
+        name: of its run's folder.
+        kind: what is trained on: "pictures" in random windows; "whole pictures", squashed and not augmented, as the
+            studies do; or the "digits" of the demo.
+        data: which pictures; nothing of it is read for digits.
+        model: which model; nothing of it is read for digits.
+        train: how to train.
+        fold: (which, of how many) is held out, counted from 0.
+    """
+
+    name: str
+    kind: Kind = "pictures"
+    data: DataOptions = field(default_factory=DataOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    fold: tuple[int, int] | None = None
+
+    def record(self) -> dict[str, Json]:
+        """All of it as JSON, for a run's record."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Training:
+        """What `record` gave; raises `KeyError` or `TypeError` for something else."""
+        fold = record["fold"]
+        return cls(
+            name=record["name"],
+            kind=record["kind"],
+            data=_options(DataOptions, record["data"]),
+            model=_options(ModelOptions, record["model"]),
+            train=_options(TrainOptions, record["train"]),
+            fold=None if fold is None else (fold[0], fold[1]),
+        )
+
+    def check(self) -> None:
+        """Refuse what cannot be trained before pictures are read, which may take minutes.
+
+        Raises:
+            ConfigError: naming the flag, the model or the device.
+            LoadError: a folder holds no model.
+        """
+        check(self.train) if self.kind == "digits" else check(self.data, self.train)
+        if self.kind != "digits":
+            _check_model(self.model, self.train)
+
+    def learner(self, *, quiet: bool) -> Learner:
+        """The learner, its random seed set."""
+        import torch
+
+        if self.kind == "digits":
+            from etude.recipes.demo import digits_learner
+
+            torch.manual_seed(self.train.seed)
+            return digits_learner(self.train, quiet=quiet)
+        loaders = self.loaders(quiet=quiet)
+        torch.manual_seed(self.train.seed)
+        return _picture_learner(loaders, self.model, self.train, quiet=quiet)
+
+    def introduction(self) -> str:
+        """What is said before anything is read; empty for pictures, of which reading says more."""
+        if self.kind != "digits":
+            return ""
+        from etude.recipes.demo import INTRODUCTION
+
+        return INTRODUCTION
+
+    def next_steps(self, run: Path) -> str:
+        """What one might do with the trained run."""
+        if self.kind != "digits":
+            return f"next: etude predict {run} FILES"
+        from etude.recipes.demo import NEXT_STEPS
+
+        return NEXT_STEPS.format(folder=run)
+
+    def schedule(self) -> Cycle:
+        """How its learning rate and momentum go."""
+        from etude.schedules import one_cycle
+
+        return partial(one_cycle, pct_start=self.train.pct_start)
+
+    def loaders(self, *, quiet: bool) -> DataLoaders:
+        """Its pictures."""
+        from etude import vision
+        from etude.errors import ConfigError
+
+        data = self.data
+        check(data, self.train)
+        if data.data is None:
+            raise ConfigError("name a folder or archive of pictures, or a known data set (see: etude data list)")
+        whole = vision.MiddleCrop(1.0, squash=True) if self.kind == "whole pictures" else None
+        return vision.load(
+            data.data,
+            size=data.size,
+            valid=data.valid_pct,
+            batch_size=self.train.batch_size,
+            seed=self.train.seed,
+            split_seed=data.split_seed,
+            label=data.label,
+            fold=self.fold,
+            label_noise=data.label_noise,
+            windows=whole or vision.RandomResizedCrop((data.min_scale, 1.0), flip=data.flip),
+            middle=whole or vision.MiddleCrop(squash=data.squash),
+            augment=_augment(data),
+            stored_size=data.stored_size,
+            store=data.store,
+            on_bad_data=data.on_bad_data,
+            progress=not quiet,
+        )
+
+
+def _options(kind: type[_T], record: Mapping[str, Any]) -> _T:
+    """Options from a record; what an older version did not know yet has its default."""
+    known = {one.name for one in fields(kind)}
+    if unknown := sorted(set(record) - known):
+        raise KeyError(f"unknown settings {unknown}; a newer version of etude may have written them")
+    return kind(**record)
+
+
+def _check_model(model: ModelOptions, train: TrainOptions) -> None:
+    import torch
+
+    from etude.training import saving
+    from etude.training.device import pick_device
+    from etude.vision.models import create_model
+
+    pick_device(train.device)
+    if Path(model.arch).exists():
+        saving.read(model.arch)
+        return
+    with torch.device("meta"):  # no memory, no random numbers
+        create_model(model.arch, num_classes=1, **_model_options(model))
+
+
+def _model_options(model: ModelOptions) -> dict[str, Any]:
+    """What was asked of the architecture beside its name."""
+    options: dict[str, Any] = {}
+    if model.blur_pool:
+        options["blur_pool"] = True
+    if model.activation != "relu":
+        options["activation"] = model.activation
+    return options
+
+
+def _augment(data: DataOptions) -> Augment | None:
+    """The random changes beside window and mirroring, in the order in which they work."""
+    from etude import vision
+
+    changes = []
+    if data.rotate:
+        changes.append(vision.affine(rotate=data.rotate, padding="reflection"))
+    if data.color:
+        changes.append(vision.color_jitter(brightness=data.color, contrast=data.color, saturation=data.color))
+    if data.erase:
+        changes.append(vision.random_erasing(p=data.erase))
+    return vision.compose(*changes) if changes else None
+
+
+def _picture_learner(loaders: DataLoaders, model: ModelOptions, train: TrainOptions, *, quiet: bool) -> Learner:
+    from etude import vision
+    from etude.optim import adamw
+
+    # what it says of the model it makes is no error
+    with redirect_stdout(None) if quiet else nullcontext():
+        return vision.learner(
+            model.arch,
+            loaders,
+            mixup=train.mixup,
+            label_smoothing=train.label_smoothing,
+            optimizer=adamw(weight_decay=train.weight_decay),
+            precision=train.precision,
+            device=train.device,
+            progress=not quiet,
+            **_model_options(model),
+        )
