@@ -8,25 +8,13 @@ from torch import nn
 from typing_extensions import override
 
 import etude
-from etude import Callback, ClipGradNorm, Debug, EarlyStopping, Learner, MixUp, Record, SaveBest, Scheduler, StopFit
+from etude import Callback, ClipGradNorm, Debug, EarlyStopping, Learner, MixUp, Record, SaveBest, StopFit
 from etude.runs.record import KeepRun, new_run_folder
 from etude.schedules import linear, one_cycle
 from etude.testing import check_callback
 from etude.training.callback import describe
-from etude.training.transfer import HoldNorms
-
-SHIPPED = {
-    "mixup": lambda: MixUp(0.4),
-    "mixup in a hidden layer": lambda: MixUp(0.4, at="2"),
-    "clip": lambda: ClipGradNorm(0.1),
-    "record": Record,
-    "early stopping": lambda: EarlyStopping(patience=5),
-    "save best": lambda: SaveBest("valid_accuracy"),
-    "debug": lambda: Debug("after_step", call=lambda *_: None, times=3),
-    "scheduler": lambda: Scheduler({"weight_decay": lambda position: 0.1 * position}),
-    "hold norms": lambda: HoldNorms(["1"]),
-    "progress": etude.ShowProgress,
-}
+from etude.training.callbacks.checkpoints import Checkpoints
+from resuming import SHIPPED
 
 
 @pytest.mark.parametrize("make", SHIPPED.values(), ids=SHIPPED)
@@ -39,12 +27,15 @@ def test_run_keeper_holds_its_promises(tmp_path):
     check_callback(lambda: KeepRun(new_run_folder("check", tmp_path / str(next(folders))), {}))
 
 
+def test_checkpoints_hold_their_promises(tmp_path):
+    folders = iter(range(100))
+    check_callback(lambda: Checkpoints(tmp_path / str(next(folders))))
+
+
 def test_every_shipped_callback_is_checked():
-    checked = {type(make()) for make in SHIPPED.values()} | {KeepRun}
-    private = {"_TakeSnapshot", "_Fail"}
-    shipped = {
-        cls for cls in Callback.__subclasses__() if cls.__module__.startswith("etude.") and cls.__name__ not in private
-    }
+    checked = {type(make()) for make in SHIPPED.values()} | {KeepRun, Checkpoints}
+    subclasses = [cls for cls in Callback.__subclasses__() if cls.__module__.startswith("etude.")]
+    shipped = {cls for cls in subclasses if not cls.__name__.startswith("_")}
 
     assert shipped == checked
 

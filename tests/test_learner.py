@@ -283,7 +283,7 @@ def test_measuring_the_precision_changes_nothing(monkeypatch):
 def test_a_snapshot_of_another_fit_is_refused():
     class Take(etude.Callback):
         def before_fit(self, learner):
-            learner.running().at_epoch_end.append(lambda: setattr(self, "taken", snapshot.take(learner)))
+            learner.running().at_rest.append(lambda after: setattr(self, "taken", snapshot.take(learner)))
 
     take = Take()
     _learner(callbacks=[take]).fit(2, lr=0.1)

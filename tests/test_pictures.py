@@ -190,7 +190,7 @@ class _SnapshotAt(Callback):
         self.num_epochs, self.taken = num_epochs, None
 
     def before_fit(self, learner):
-        learner.running().at_epoch_end.append(lambda: self._take(learner))
+        learner.running().at_rest.append(lambda after: self._take(learner) if after == "epoch" else None)
 
     def _take(self, learner):
         state = snapshot.take(learner)

@@ -4,6 +4,7 @@ EtudeError
 ├── ConfigError       a setting that is wrong, unknown, or cannot take effect
 ├── DataError         a sample, file or label that cannot be used
 ├── LoadError         a saved file or folder that is damaged, or is not what was expected
+├── SaveError         a checkpoint could not be written, and the fit was to stop then
 └── NonFiniteError    a loss or gradient became infinite or NaN
 
 FitSignal             not errors: how a callback steers a fit; the message is the reason
@@ -29,6 +30,10 @@ class DataError(EtudeError, ValueError):
 
 class LoadError(EtudeError):
     """A saved file or folder is damaged or is not what was expected."""
+
+
+class SaveError(EtudeError):
+    """A checkpoint could not be written; earlier ones are as they were."""
 
 
 class NonFiniteError(EtudeError, FloatingPointError):

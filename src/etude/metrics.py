@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from etude.errors import ConfigError
 from etude.types import MixedTargets, StepOutput
@@ -112,6 +112,17 @@ class EpochMeter:
             return {}
         means = (torch.stack(list(self._sums.values())) / self._count).tolist()
         return dict(zip(self._sums, means, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was added so far: batches that are not summed yet stay so, since sums depend on their order."""
+        block = [[seen.loss, seen.preds, _hard(seen.targets), seen.size] for seen in self._block]
+        return {"block": block, "bytes": self._bytes, "count": self._count, "sums": dict(self._sums)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from there, on a device."""
+        state = tree_map_only(Tensor, lambda tensor: tensor.to(device), state)
+        self._block = [_Seen(*seen) for seen in state["block"]]
+        self._bytes, self._count, self._sums = state["bytes"], state["count"], dict(state["sums"])
 
     def _reduce_block(self) -> None:
         block, self._block, self._bytes = self._block, [], 0

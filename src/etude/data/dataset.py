@@ -87,13 +87,17 @@ class DatasetLoader:
 
     def batches(self, epoch: int, device: torch.device) -> Iterator[Batch]:
         """The batches of one epoch, on the device."""
+        return self.batches_from(epoch, 0, device)
+
+    def batches_from(self, epoch: int, start: int, device: torch.device) -> Iterator[Batch]:
+        """The batches of one epoch but the first `start`; their samples are not read."""
         # an epoch that is read beside another one gets workers of its own
         reader, self._idle = self._idle or self._reader(), None
         sampler, loader = reader
-        sampler.epoch = epoch
+        sampler.epoch, sampler.start = epoch, start
         items = iter(loader)
         try:
-            for i, (item, index) in enumerate(zip(items, self.sampling.batches(epoch), strict=True)):
+            for i, (item, index) in enumerate(zip(items, self.sampling.batches(epoch)[start:], strict=True), start):
                 batch = item if isinstance(item, Batch) else as_batch(item, i)
                 yield to_device(batch._replace(indices=index), device)
         finally:
@@ -123,13 +127,13 @@ class _EpochBatches:
     """The batch sampler: which (epoch, index) pairs make each batch."""
 
     def __init__(self, sampling: Sampling) -> None:
-        self.sampling, self.epoch = sampling, 0
+        self.sampling, self.epoch, self.start = sampling, 0, 0
 
     def __len__(self) -> int:
-        return len(self.sampling)
+        return len(self.sampling) - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return ([(self.epoch, i) for i in rows.tolist()] for rows in self.sampling.batches(self.epoch))
+        return ([(self.epoch, i) for i in rows.tolist()] for rows in self.sampling.batches(self.epoch)[self.start :])
 
 
 class _Keyed(Dataset[Any]):

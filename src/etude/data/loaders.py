@@ -43,6 +43,18 @@ class Loader(Protocol):
 
 
 @runtime_checkable
+class SeekableLoader(Protocol):
+    """A loader that can begin in the middle of an epoch, which is what a resume there needs."""
+
+    sampling: Sampling
+    """How its samples are dealt into batches."""
+
+    def batches_from(self, epoch: int, start: int, device: torch.device) -> Iterator[Batch]:
+        """The batches of one epoch but the first `start`."""
+        ...
+
+
+@runtime_checkable
 class HasVocab(Protocol):
     """A loader that knows what its class numbers mean."""
 
@@ -108,9 +120,13 @@ class ArrayLoader:
 
     def batches(self, epoch: int, device: torch.device) -> Iterator[Batch]:
         """The batches of one epoch; the samples move to the device once and stay there."""
+        return self.batches_from(epoch, 0, device)
+
+    def batches_from(self, epoch: int, start: int, device: torch.device) -> Iterator[Batch]:
+        """The batches of one epoch but the first `start`."""
         if self.inputs.device != device:
             self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
-        for rows in on_device(self.sampling.batches(epoch), device):
+        for rows in on_device(self.sampling.batches(epoch)[start:], device):
             yield self.take(rows)
 
     def take(self, rows: Int[Tensor, "batch"] | Sequence[int], epoch: int = 0) -> Batch:

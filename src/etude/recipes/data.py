@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude.recipes.options import DataOptions, OutputOptions, teller
+from etude.recipes.options import DataOptions, OutputOptions, check_picture, teller
 from etude.recipes.training import Training
 
 if TYPE_CHECKING:
@@ -82,11 +82,9 @@ def check(data: DataOptions, output: OutputOptions = OutputOptions()) -> dict[st
 
 def show(data: DataOptions, out: str = "batch.png", output: OutputOptions = OutputOptions()) -> dict[str, Json]:  # noqa: B008
     """Draw what the model will see: training pictures in three epochs each, and validation pictures."""
-    from etude.errors import ConfigError
     from etude.vision.show import draw_batch
 
-    if Path(out).suffix.lower() != ".png" or not Path(out).absolute().parent.is_dir():
-        raise ConfigError(f"--out must be a .png file in a folder that exists, got {out}")
+    check_picture(out)
     loaders = _loaded(data, output)
     draw_batch(loaders, Path(out))
     if not output.quiet:

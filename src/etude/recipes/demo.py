@@ -40,7 +40,12 @@ def demo(train: TrainOptions = DemoOptions(), run: RunOptions = RunOptions()) ->
     Returns:
         The run's result: `{"run": folder, "valid_accuracy": share, "train_seconds": seconds, ...}`.
     """
-    return over_seeds(Training(name="demo", kind="digits", train=train), run)
+    return over_seeds(training(train), run)
+
+
+def training(train: TrainOptions) -> Training:
+    """What the demo trains."""
+    return Training(name="demo", kind="digits", train=train)
 
 
 def digits_learner(train: TrainOptions, *, quiet: bool) -> Learner:

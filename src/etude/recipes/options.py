@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -107,6 +108,12 @@ class RunOptions(OutputOptions):
 
     run_dir: str | None = None
     """The run's folder, new or empty; by default runs/DATE-TIME-RECIPE."""
+    save_every: int = 0
+    """Steps between checkpoints within an epoch; one is written after every epoch and every 10 minutes anyway."""
+    keep: int = 2
+    """Newest checkpoints to keep; the one of the lowest validation loss is kept beside them."""
+    on_save_error: Literal["continue", "stop"] = "continue"
+    """What to do when a checkpoint cannot be written, as on a full disk."""
 
 
 def teller(output: OutputOptions) -> Callable[[str], None]:
@@ -120,8 +127,8 @@ def teller(output: OutputOptions) -> Callable[[str], None]:
 
 
 _SHARES = ("valid_pct", "label_noise", "flip", "erase", "min_scale", "pct_start", "label_smoothing")
-_LOWEST = {"size": 1, "stored_size": 1, "epochs": 1, "batch_size": 1, "seeds": 1} | dict.fromkeys(
-    ("color", "rotate", "lr", "weight_decay", "mixup"), 0
+_LOWEST = {"size": 1, "stored_size": 1, "epochs": 1, "batch_size": 1, "seeds": 1, "keep": 1} | dict.fromkeys(
+    ("color", "rotate", "lr", "weight_decay", "mixup", "save_every"), 0
 )
 
 
@@ -156,6 +163,14 @@ def refuse_changed(options: DataOptions | TrainOptions, names: tuple[str, ...], 
     for name in names:
         if getattr(options, name) != getattr(type(options)(), name):
             raise ConfigError(f"{_flag(name)} has no effect here: {why}; leave it out")
+
+
+def check_picture(out: str) -> None:
+    """Refuse an --out that no picture can be written to, before the work for it is done; raises `ConfigError`."""
+    from etude.errors import ConfigError
+
+    if Path(out).suffix.lower() != ".png" or not Path(out).absolute().parent.is_dir():
+        raise ConfigError(f"--out must be a .png file in a folder that exists, got {out}")
 
 
 def pictures_of(path: str | None, data: DataOptions) -> DataOptions:

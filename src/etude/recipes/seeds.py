@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from etude.runs.statistics import deviation, mean, spread
+from etude.runs.statistics import number as number
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -33,33 +36,5 @@ def summarize(
     return summary
 
 
-def number(value: Json) -> float:
-    """A result that was written as JSON, where NaN is null."""
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
 def _json(value: float) -> Json:
     return value if math.isfinite(value) else None
-
-
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean."""
-    return sum(values) / len(values)
-
-
-def deviation(values: Sequence[float]) -> float:
-    """The standard deviation of a sample; NaN for a single value."""
-    if len(values) < 2:
-        return math.nan
-    center = mean(values)
-    return math.sqrt(sum((value - center) ** 2 for value in values) / (len(values) - 1))
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation of shares, in percent.
-
-    >>> spread([0.80, 0.82, 0.84]), spread([0.8])
-    ('82.00 % ± 2.00', '80.00 %')
-    """
-    tail = f" ± {100 * deviation(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):.2f} %{tail}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from etude.recipes.options import Precision, RunOptions, teller
+from etude.recipes.options import OutputOptions, Precision, RunOptions, flags, teller
 from etude.recipes.seeds import summarize
 from etude.recipes.training import Training
 
@@ -81,14 +82,16 @@ def run_all(several: Several, name: str, run: RunOptions) -> dict[str, Json]:
 
     check_run_dir(run.run_dir)
     folder = new_run_folder(name, run.run_dir, several=True)
-    write_json(folder / "config.json", {"several": several.record()})
-    return finish_all(several, folder, run)
+    write_json(folder / "config.json", {"options": flags(run), "several": several.record()})
+    try:
+        return finish_all(several, folder, run)
+    except (KeyboardInterrupt, SystemExit):
+        teller(run)(f"go on with all of them: etude resume {folder}")
+        raise
 
 
 def finish_all(several: Several, folder: Path, run: RunOptions) -> dict[str, Json]:
-    """Train the parts that are not trained yet, and summarize all."""
-    from etude.recipes.train import train_once
-
+    """Train the parts that are not trained yet, go on with one that was stopped, and summarize all."""
     say = teller(run)
     results: dict[str, dict[str, Json]] = {}
     precision: Precision | None = None
@@ -97,13 +100,26 @@ def finish_all(several: Several, folder: Path, run: RunOptions) -> dict[str, Jso
         if precision is not None:
             # what the first run measured holds for all: else two of them might differ in more than was asked
             training = replace(training, train=replace(training.train, precision=precision))
-        results[name] = train_once(training, replace(run, run_dir=str(folder / name)))
+        results[name] = _one(training, folder / name, run)
         precision = cast("Precision", results[name]["precision"])
     if several.result == "mean":
         return summarize(several.title, folder, list(results.values()), say)
     from etude.recipes.studies import conclude
 
     return conclude(several, folder, results, say)
+
+
+def _one(training: Training, folder: Path, run: RunOptions) -> dict[str, Json]:
+    """A part's result: from its folder if it is there, else from training it, or what is left of it."""
+    from etude.recipes import resume
+    from etude.recipes.train import train_once
+
+    if (folder / "config.json").exists():
+        return resume.resume(str(folder), output=OutputOptions(json=run.json, quiet=run.quiet))
+    if folder.exists():
+        # made by a process that was killed before it had read its data
+        shutil.rmtree(folder)
+    return train_once(training, replace(run, run_dir=str(folder)))
 
 
 def _what(several: Several, name: str) -> str:

@@ -17,9 +17,9 @@ from etude.recipes.options import (
     check,
     refuse_changed,
 )
-from etude.recipes.seeds import deviation, mean, number, spread
 from etude.recipes.several import Several, run_all
 from etude.recipes.training import Training
+from etude.runs.statistics import deviation, half_interval, mean, number, spread
 
 if TYPE_CHECKING:
     from etude.types import Json
@@ -167,22 +167,6 @@ def compare(accuracies: Mapping[str, Sequence[float]], group: int | None = None)
         }
         rows.append(row)
     return rows
-
-
-def half_interval(differences: Sequence[float]) -> float:
-    """Half the width of the 95 % confidence interval of a mean, by Student's t; NaN for a single value.
-
-    >>> round(half_interval([0.01, 0.02, 0.03]), 4)
-    0.0248
-    """
-    if len(differences) < 2:
-        return math.nan
-    quantile = _T_QUANTILES[min(len(differences) - 2, len(_T_QUANTILES) - 1)]
-    return quantile * deviation(differences) / math.sqrt(len(differences))
-
-
-_T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""The 97.5 % quantile of Student's t with 1, 2, ... 10 degrees of freedom; with more, the last one is cautious."""
 
 
 def table(rows: Sequence[dict[str, Json]]) -> str:

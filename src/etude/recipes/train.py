@@ -6,14 +6,17 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from etude.recipes.options import DataOptions, ModelOptions, RunOptions, TrainOptions, flags, teller
+from etude.recipes.options import DataOptions, ModelOptions, RunOptions, TrainOptions, check, flags, teller
 from etude.recipes.seeds import number
 from etude.recipes.several import Several, over_seeds, run_all
 from etude.recipes.training import Training
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from etude.runs.record import KeepRun
     from etude.training.learner import Learner
+    from etude.training.snapshot import Snapshot
     from etude.types import Json
 
 
@@ -44,25 +47,61 @@ def train(
 
 
 def train_once(training: Training, run: RunOptions) -> dict[str, Json]:
-    """Fit a learner, fill its run folder, draw its mistakes, and say what came out."""
-    from etude.runs.record import KeepRun, check_run_dir, new_run_folder
+    """Train in a new run folder, and say what came out."""
+    from etude.runs.record import KeepRun, check_run_dir, new_run_folder, running
+    from etude.training.saving import write_json
 
+    check(run)
     check_run_dir(run.run_dir)
     training.check()
-    say, train = teller(run), training.train
     if introduction := training.introduction():
-        say(introduction)
+        teller(run)(introduction)
     learner = training.learner(quiet=run.quiet)
     folder = new_run_folder(training.name, run.run_dir)
-    say(f"{_many(train.epochs, 'epoch')} of {_many(len(learner.data.train or ()), 'step')}; writing to {folder}")
-    options = flags(*((train, run) if training.kind == "digits" else (training.data, training.model, train, run)))
-    keep = KeepRun(folder, options, training.record())
+    options = training.flags() | flags(run)
+    with running(folder):
+        # enough to begin again, whenever this process may die
+        write_json(folder / "config.json", {"options": options, "training": training.record()})
+        return fit_and_finish(training, run, learner, KeepRun(folder, options, training.record()))
+
+
+def fit_and_finish(
+    training: Training,
+    run: RunOptions,
+    learner: Learner,
+    keep: KeepRun,
+    resume: Snapshot | None = None,
+    change: Collection[str] = (),
+) -> dict[str, Json]:
+    """Fit a learner, or what is left of its fit, while its run folder is filled; draw its mistakes.
+
+    Args:
+        training: what is trained.
+        run: what is printed, and which checkpoints are kept.
+        learner: from `training`.
+        keep: the run's folder.
+        resume: where to go on.
+        change: what may differ from then.
+    """
+    from etude.training.callbacks.checkpoints import Checkpoints
+
+    say, train = teller(run), training.train
+    if resume is None:
+        steps = _many(len(learner.data.train or ()), "step")
+        say(f"{_many(train.epochs, 'epoch')} of {steps}; writing to {keep.folder}")
+    saves = Checkpoints(keep.folder / "checkpoints", keep=run.keep, every=run.save_every, on_error=run.on_save_error)
     started = time.perf_counter()
     try:
-        learner.fit(train.epochs, lr=train.lr, schedule=training.schedule(), callbacks=[keep])
-    except KeyboardInterrupt:
-        kept = f"the model after the last whole epoch is kept: etude predict {keep.last} FILES"
-        say(kept if keep.last.exists() else "no epoch was finished, so no model is kept")
+        learner.fit(
+            train.epochs,
+            lr=train.lr,
+            schedule=training.schedule(),
+            callbacks=[keep, saves],
+            resume=resume,
+            change=change,
+        )
+    except (KeyboardInterrupt, SystemExit):
+        say(f"go on with: etude resume {keep.folder}")
         raise
     return _finish(training, run, learner, keep, time.perf_counter() - started)
 

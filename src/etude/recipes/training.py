@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from etude.recipes.options import DataOptions, ModelOptions, TrainOptions, check
+from etude.recipes.options import DataOptions, ModelOptions, TrainOptions, check, flags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +46,10 @@ class Training:
     def record(self) -> dict[str, Json]:
         """All of it as JSON, for a run's record."""
         return asdict(self)
+
+    def flags(self) -> dict[str, Json]:
+        """Its options under their flag names; for digits only those that have an effect."""
+        return flags(self.train) if self.kind == "digits" else flags(self.data, self.model, self.train)
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Training:

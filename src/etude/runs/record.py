@@ -4,10 +4,11 @@ config.json         command, options, model, data, callbacks: what was asked for
 environment.json    versions, machine, threads, git commit: where it ran
 history.jsonl       one line per step (loss, learning rate) and per epoch (the table's row)
 incidents.jsonl     one line for everything that did not go as planned; empty when all went well
-checkpoints/last/   the model after the last finished epoch, for `etude.load` when a run was stopped
+checkpoints/        where a run that was stopped can go on; see `etude.training.checkpoint`
 curves.png          loss, accuracy and learning rate over the run
 model.safetensors, model.json    the trained model, for `etude.load`
 result.json         what came out; its presence means that the run ended
+run.lock            held by the process that fills the folder
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from filelock import FileLock, Timeout
 from typing_extensions import override
 
 from etude.errors import ConfigError
@@ -82,6 +84,21 @@ def _first_free(wanted: Path) -> Path:
     raise AssertionError("unreachable")
 
 
+@contextmanager
+def running(folder: Path) -> Iterator[None]:
+    """Hold a run's folder while it is filled; a process that dies lets go.
+
+    Raises:
+        ConfigError: another process fills it.
+    """
+    try:
+        held = FileLock(folder / "run.lock").acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"{folder} is being trained by another process; wait for it, or stop it") from None
+    with held:
+        yield
+
+
 _SECONDS_BETWEEN_WRITES = 30.0
 
 
@@ -93,18 +110,31 @@ class KeepRun(Callback):
         folder: from `new_run_folder`.
         options: what the user asked for, by flag name.
         training: what a recipe needs to make the same learner again; None for one made by hand.
+        resumed: what is said of a run that goes on; empty for a new one.
     """
 
-    def __init__(self, folder: Path, options: dict[str, Json], training: dict[str, Json] | None = None) -> None:
-        self.folder, self.options, self.training = folder, options, training
-        self.last = folder / "checkpoints" / "last"
+    def __init__(
+        self,
+        folder: Path,
+        options: dict[str, Json],
+        training: dict[str, Json] | None = None,
+        *,
+        resumed: str = "",
+    ) -> None:
+        self.folder, self.options, self.training, self.resumed = folder, options, training, resumed
         self._record = Record()
+        self._rows: list[tuple[int, dict[str, Json]]] = []
+        """Each epoch's row, and how many batches were recorded before it."""
         self._written, self._next_write = 0, 0.0
 
     @override
     def before_fit(self, learner: Learner) -> None:
         """Write down what was asked for, and where it runs."""
         saving.write_json(self.folder / "config.json", self._config(learner))
+        self._write_anew()
+        if self.resumed:
+            self.incident("resumed", self.resumed)
+            return
         saving.write_json(self.folder / "environment.json", environment())
         for name, outcome, reason in learner.data.incidents:
             self.incident(f"data: {outcome}", f"{name}: {reason}")
@@ -133,26 +163,46 @@ class KeepRun(Callback):
 
     @override
     def after_epoch(self, learner: Learner, results: dict[str, float]) -> None:
-        """Append the epoch's steps and its row, and keep its weights."""
-        self._append_steps({"kind": "epoch", **{name: _number(value) for name, value in results.items()}})
-        learner.save(self.last)
+        """Append the epoch's steps and its row."""
+        self._append_steps()
+        row = {name: _number(value) for name, value in results.items()}
+        self._rows.append((self._written, row))
+        self._append([{"kind": "epoch", **row}])
 
     @override
     def after_fit(self, learner: Learner, history: History) -> None:
         """Append the steps of an epoch that was not finished."""
         self._append_steps()
 
-    def _append_steps(self, *rows: dict[str, Json]) -> None:
-        """Write the steps that are not on disk yet, and then the rows."""
-        record, start = self._record, self._written
-        self._written = len(record.lrs)
-        columns = (record.steps[start:], record.losses[start:], record.lrs[start:], record.momenta[start:])
-        lines: list[dict[str, Json]] = [
+    def _append_steps(self) -> None:
+        """Write the steps that are not on disk yet."""
+        start, self._written = self._written, len(self._record.lrs)
+        self._append(self._steps(start, self._written))
+
+    def _steps(self, start: int, end: int) -> list[dict[str, Json]]:
+        record = self._record
+        columns = (column[start:end] for column in (record.steps, record.losses, record.lrs, record.momenta))
+        return [
             {"kind": "step", "step": step, "loss": _number(loss), "lr": lr, "momentum": momentum}
             for step, loss, lr, momentum in zip(*columns, strict=True)
         ]
+
+    def _append(self, rows: list[dict[str, Json]]) -> None:
         with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in [*lines, *rows])
+            file.writelines(json.dumps(line) + "\n" for line in rows)
+
+    def _write_anew(self) -> None:
+        """Write the history as it is known: what a killed process wrote beyond its last checkpoint is trained again."""
+        lines: list[dict[str, Json]] = []
+        done = 0
+        for position, row in self._rows:
+            lines += [*self._steps(done, position), {"kind": "epoch", **row}]
+            done = position
+        self._written = len(self._record.lrs)
+        lines += self._steps(done, self._written)
+        part = self.folder / "history.jsonl.part"
+        part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        part.replace(self.folder / "history.jsonl")
 
     def incident(self, what: str, why: str, step: int | None = None) -> None:
         """Write down something that did not go as planned."""
@@ -183,14 +233,15 @@ class KeepRun(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """What was recorded, and how much of it is on disk."""
-        return {"record": self._record.state_dict(), "written": self._written}
+        """What was recorded."""
+        return {"record": self._record.state_dict(), "rows": list(self._rows)}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on recording."""
         self._record.load_state_dict(state["record"])
-        self._written = state["written"]
+        self._rows = [(position, row) for position, row in state["rows"]]
+        self._write_anew()
 
     def _config(self, learner: Learner) -> dict[str, Json]:
         optimizer = learner.optimizer

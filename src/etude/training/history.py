@@ -23,6 +23,10 @@ class Progress:
     steps_per_epoch: int = 0
     fit_epoch: int = 0
     fit_step: int = 0
+    epoch_batch: int = 0
+    """Batches of this epoch that were trained on."""
+    phase: int = 0
+    """Which fit of a training in several phases, such as `fine_tune`, counted from 0."""
 
     @property
     def fraction(self) -> float:

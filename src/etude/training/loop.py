@@ -7,27 +7,30 @@ where in a window of accumulated batches the step is. The learner's verbs `backw
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etude import losses
-from etude.data.loaders import Loader
+from etude.data.loaders import Loader, SeekableLoader
 from etude.errors import ConfigError, NonFiniteError, SkipStep, StopEpoch, StopFit
 from etude.metrics import EpochMeter
 from etude.training import snapshot
 from etude.training.callback import Callback, Events
-from etude.training.finite import BadStep, FiniteGuard, first_bad_place
+from etude.training.finite import BadStep, FiniteGuard
 from etude.training.history import History, Row
 from etude.types import Batch, StepOutput
 
 if TYPE_CHECKING:
     from etude.training.learner import Learner
+
+Rest: TypeAlias = Literal["step", "trained", "epoch"]
+"""After what a fit is at rest: a step, an epoch's training (validation follows), or a whole epoch."""
 
 
 class Loop:
@@ -46,27 +49,58 @@ class Loop:
         self.history = History()
         self.guard = FiniteGuard(learner.model, optimizer, learner.device)
         self.loss_is_sum = losses.reduction_of(learner.loss_fn) == "sum"
-        self._tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
         self._share: float | Tensor | None = None
         self._window_ends = True
         self._skip = ""
         self._updated: bool | Tensor | None = None
         self._losses: list[Tensor] = []
-        self.at_epoch_end: list[Callable[[], None]] = []
-        """Called after every watcher has seen an epoch: where a snapshot of all of them can be taken."""
+        self._seen: list[Batch] = []
+        self.meter: EpochMeter | None = None
+        """What the epoch under way has added up; None between epochs."""
+        self.train_results: dict[str, float] | None = None
+        """The training half of the epoch's row, once that half is over."""
+        self.at_rest: list[Callable[[Rest], None]] = []
+        """Called where a snapshot can be taken: every watcher has seen what came before, and nothing is half done."""
+        self._epoch_started = 0.0
 
-    def run(self, num_epochs: int, resume: snapshot.Snapshot | None = None) -> History:
+    def run(self, num_epochs: int, resume: snapshot.Snapshot | None = None, change: Collection[str] = ()) -> History:
         """Train to the end, or until a callback stops the fit or something fails."""
         learner, progress = self.learner, self.learner.progress
         progress.num_epochs, progress.steps_per_epoch = num_epochs, -(-len(self.train) // learner.accumulate)
-        progress.fit_epoch = progress.fit_step = 0
+        progress.fit_epoch = progress.fit_step = progress.epoch_batch = 0
         with self._open():
             self.events.notify("before_fit", learner)
             if resume is not None:
+                snapshot.begin(resume, learner, self, change)
+                if resume.meter is not None:
+                    # what it does to the model is not part of any state; what it counts is put back right after it
+                    self.events.notify("before_epoch", learner)
                 snapshot.restore(resume, learner, self)
             while progress.fit_epoch < num_epochs:
                 self._epoch()
         return self.history
+
+    def go_on_from(self, resume: snapshot.Snapshot) -> None:
+        """Take up the epoch in which a snapshot was taken."""
+        self.train_results = resume.train_results
+        self._epoch_started = time.perf_counter() - resume.seconds
+        if resume.meter is not None:
+            self.meter = self._new_meter()
+            self.meter.load_state_dict(resume.meter, self.learner.device)
+
+    def seconds_of_epoch(self) -> float:
+        """How long the epoch under way has taken so far."""
+        return time.perf_counter() - self._epoch_started if self.meter is not None else 0.0
+
+    def check_finite(self) -> None:
+        """Wait for the device, and raise `NonFiniteError` if it met a value, or made a weight, that is not finite."""
+        self._raise_if_bad(self.guard.last_word())
+        if place := self.guard.bad_weight():
+            progress = self.learner.progress
+            raise NonFiniteError(
+                f"after step {progress.step} (epoch {progress.epoch + 1}) there is a value that is not finite in "
+                f"{place}. A lower learning rate or gradient clipping are the usual cures of an update that overflows."
+            )
 
     @contextmanager
     def _open(self) -> Iterator[None]:
@@ -83,7 +117,7 @@ class Loop:
             except StopFit as stop:
                 history.stopped = str(stop) or "a callback stopped the fit"
                 # a device that runs ahead may have met a bad value that the host has not heard of
-                self._raise_if_bad(self.guard.last_word())
+                self.check_finite()
             except BaseException as error:
                 history.stopped = f"{type(error).__name__}: {error}".removesuffix(": ")
                 if self.guard.last_word() is not None:
@@ -91,44 +125,70 @@ class Loop:
                 raise
 
     def _epoch(self) -> None:
+        """One epoch, or what is left of one that was resumed in its middle."""
         learner, progress = self.learner, self.learner.progress
-        started = time.perf_counter()
-        self.events.notify("before_epoch", learner)
+        if self.meter is None:
+            self._epoch_started = time.perf_counter()
+            self.meter = self._new_meter()
+            self.events.notify("before_epoch", learner)
         row: Row = {"epoch": progress.epoch + 1}
-        row |= {f"train_{name}": value for name, value in self._train_epoch().items()}
+        if self.train_results is None:
+            self.train_results = self._train_epoch(self.meter)
+            self._rest("trained")
+        row |= {f"train_{name}": value for name, value in self.train_results.items()}
         if learner.data.valid is not None:
             row |= {f"valid_{name}": value for name, value in learner.evaluate().items()}
-        row["seconds"] = time.perf_counter() - started
+        row["seconds"] = self.seconds_of_epoch()
         self.history.rows.append(row)
+        self.meter = self.train_results = None
         progress.fit_epoch += 1
+        progress.epoch_batch = 0
         try:
             self.events.notify("after_epoch", learner, row)
         finally:
             progress.epoch += 1
-        for function in self.at_epoch_end:
-            function()
+        self._rest("epoch")
 
-    def _train_epoch(self) -> dict[str, float]:
-        learner = self.learner
-        meter = EpochMeter(learner.metrics, loss_is_sum=self.loss_is_sum)
+    def _train_epoch(self, meter: EpochMeter) -> dict[str, float]:
+        learner, done = self.learner, self.learner.progress.epoch_batch
         set_mode(learner, training=True)
-        batches = self.train.batches(learner.progress.epoch, learner.device)
+        batches = self._batches_from(done)
         try:
             while window := list(islice(batches, learner.accumulate)):
                 self._train_window(window, meter)
+                self._rest("step")
         except StopEpoch as stop:
             self.history.notes.append(f"epoch {learner.progress.epoch + 1} cut short: {stop}")
             # half a window's gradients must not reach the next epoch
             self.optimizer.zero_grad(set_to_none=True)
-        self._raise_if_bad(self.guard.last_word())
+        self.check_finite()
         return meter.compute()
+
+    def _batches_from(self, start: int) -> Iterator[Batch]:
+        """The batches of this epoch that were not trained on yet."""
+        epoch, device = self.learner.progress.epoch, self.learner.device
+        if not start:
+            return self.train.batches(epoch, device)
+        if not isinstance(self.train, SeekableLoader):
+            raise ConfigError(
+                "a ready-made DataLoader cannot begin in the middle of an epoch; resume from an epoch's end, or pass "
+                "the data set itself instead of the loader"
+            )
+        return self.train.batches_from(epoch, start, device)
+
+    def _new_meter(self) -> EpochMeter:
+        return EpochMeter(self.learner.metrics, loss_is_sum=self.loss_is_sum)
+
+    def _rest(self, after: Rest) -> None:
+        for function in self.at_rest:
+            function(after)
 
     def _train_window(self, window: list[Batch], meter: EpochMeter) -> None:
         """One update over the batches of a window."""
         learner, progress = self.learner, self.learner.progress
         self.events.notify("before_step", learner)
         self.guard.before_step()
-        self._skip, self._losses, self._updated = "", [], None
+        self._skip, self._losses, self._seen, self._updated = "", [], [], None
         amounts = [_amount(batch) for batch in window] if len(window) > 1 and not self.loss_is_sum else []
         for i, raw in enumerate(window, 1):
             self._window_ends = i == len(window)
@@ -140,20 +200,22 @@ class Loop:
                 output = self._skipped(raw, skip)
             if not isinstance(output, StepOutput):
                 raise ConfigError(f"the step function returned {type(output).__name__}; it must return a StepOutput")
+            self._seen.append(output.batch)
             progress.batch += 1
+            progress.epoch_batch += 1
             if self._window_ends:
-                self._check(output)
+                self._check()
                 progress.step += 1
                 progress.fit_step += 1
             meter.add(output)
             self.events.notify("after_step", learner, output.batch, output)
 
-    def _check(self, output: StepOutput) -> None:
+    def _check(self) -> None:
         """Refuse a step that did not ask for its update, and end the fit at a value that is not finite."""
         if self._updated is None:
             raise ConfigError("the step function did not call learner.update(), so nothing would be trained")
         if self._updated is not True and not self._skip:
-            self._raise_if_bad(self.guard.find_bad(self.learner.progress.fit_step, output.batch))
+            self._raise_if_bad(self.guard.find_bad(self.learner.progress.fit_step, self._seen))
 
     def _skipped(self, raw: Batch, skip: SkipStep) -> StepOutput:
         """What a batch gives that a callback refused before the model ran."""
@@ -184,7 +246,8 @@ class Loop:
         else:
             if not self._losses:
                 raise ConfigError("the step function did not call learner.backward(loss), so nothing would be trained")
-            grads = [tensor.grad for tensor in self._tensors if tensor.grad is not None]
+            groups = self.optimizer.param_groups
+            grads = [tensor.grad for group in groups for tensor in group["params"] if tensor.grad is not None]
             updated = self.guard.step(self._losses, grads)
         self.optimizer.zero_grad(set_to_none=True)
         self._updated = updated
@@ -195,20 +258,10 @@ class Loop:
         if bad is None:
             return
         learner = self.learner
-        self.guard.restore_buffers()
-        try:
-            place = first_bad_place(learner.model, bad.batch, lambda batch: learner.forward(batch)[0])
-        except Exception as error:
-            place = f"a place that could not be found ({type(error).__name__}: {error})"
-        finally:
-            self.guard.restore_buffers()
         step = learner.progress.step - learner.progress.fit_step + bad.step + 1
-        weights = f"The weights are those of step {step - 1}."
-        if not all(bool(tensor.isfinite().all()) for tensor in self._tensors):
-            weights = f"The update of step {step - 1} had overflowed: the weights are lost, go back to saved ones."
+        where = self.guard.explain(bad, step - 1, lambda batch: learner.forward(batch)[0])
         raise NonFiniteError(
-            f"step {step} (epoch {learner.progress.epoch + 1}) met a value that is not finite, first in {place}. "
-            f"{weights} A lower learning rate, gradient clipping or cleaner inputs are the usual cures."
+            f"step {step} (epoch {learner.progress.epoch + 1}) met a value that is not finite, first in {where}"
         )
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from etude.errors import ConfigError, LoadError
+from etude.training import checkpoint
 from etude.training.predict import probabilities_of
 from etude.types import Json
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 WEIGHTS: Final = "model.safetensors"
 DESCRIPTION: Final = "model.json"
-_LAST: Final = "checkpoints/last"
 _FORMAT: Final = 2
 _KEYS: Final = {"model", "model_class", "read", "preprocess", "vocab", "channels", "probabilities"}
 
@@ -60,7 +60,20 @@ def save(learner: Learner, path: str | os.PathLike[str]) -> None:
                 f"the data's {name} ({type(part).__name__}) has no config(), so it could not be built again"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    description: dict[str, Json] = {
+    save_weights(learner.model, folder / WEIGHTS)
+    write_json(folder / DESCRIPTION, _description(learner))
+
+
+def describe(learner: Learner) -> dict[str, Json] | None:
+    """What `model.json` says of a learner's model; None when its data's parts cannot say how they were built."""
+    parts = (learner.data.preprocess, learner.data.read)
+    if any(part is not None and config_of(part) is None for part in parts):
+        return None
+    return _description(learner)
+
+
+def _description(learner: Learner) -> dict[str, Json]:
+    return {
         "format": _FORMAT,
         "model": config_of(learner.model),
         "model_class": type(learner.model).__name__,
@@ -72,8 +85,6 @@ def save(learner: Learner, path: str | os.PathLike[str]) -> None:
         "metrics": list(learner.metrics),
         "epochs": learner.progress.epoch,
     }
-    save_weights(learner.model, folder / WEIGHTS)
-    write_json(folder / DESCRIPTION, description)
 
 
 def config_of(module: object) -> dict[str, Json] | None:
@@ -103,9 +114,14 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
         LoadError: a file is missing, damaged, or of a newer format.
     """
     folder = Path(path)
+    if (folder / checkpoint.MANIFEST).exists():
+        checkpoint.verify(folder)
     for name in (WEIGHTS, DESCRIPTION):
-        if not (folder / name).is_file() and (folder / _LAST / name).is_file():
-            raise LoadError(f"{folder} was stopped before its end; its last whole epoch is in {folder / _LAST}")
+        if not (folder / name).is_file() and (kept := checkpoint.checkpoints(folder / checkpoint.FOLDER)):
+            raise LoadError(
+                f"{folder} was stopped before its end; its newest checkpoint is {kept[0]}, and etude resume {folder} "
+                "goes on with it"
+            )
         if not (folder / name).is_file():
             raise LoadError(f"{folder} holds no {name}; expected a folder written by learner.save or by a run")
     try:

@@ -17,17 +17,21 @@ from torch.nn.modules.batchnorm import _NormBase
 from typing_extensions import override
 
 from etude.errors import ConfigError
+from etude.training import checkpoint
 from etude.training.callback import Callback
 from etude.training.optimizer import layer_groups
+from etude.training.snapshot import Snapshot
 from etude.types import Json
 
 if TYPE_CHECKING:
+    import os
+
     from etude.training.history import History
     from etude.training.learner import Learner
 
 NormPolicy: TypeAlias = Literal["train", "affine", "frozen"]
 
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def freeze_body(learner: Learner, norm: NormPolicy = "train") -> list[Callback]:
@@ -56,7 +60,7 @@ def freeze_body(learner: Learner, norm: NormPolicy = "train") -> list[Callback]:
     frozen_before = {parameter for parameter in learner.model.parameters() if not parameter.requires_grad}
     for parameter in learner.model.parameters():
         parameter.requires_grad_(parameter in head and parameter not in frozen_before)
-    norms = {name: module for name, module in learner.model.named_modules() if isinstance(module, _NORMS)}
+    norms = {name: module for name, module in learner.model.named_modules() if isinstance(module, NORMS)}
     if norm == "train":
         for parameter in {parameter for module in norms.values() for parameter in module.parameters()} - frozen_before:
             parameter.requires_grad_(True)
@@ -76,19 +80,35 @@ def unfreeze(learner: Learner) -> None:
     learner.model.requires_grad_(True)
 
 
-def fine_tune(learner: Learner, num_epochs: int, lr: float, *, freeze_epochs: int, norm: NormPolicy) -> History:
+def fine_tune(
+    learner: Learner,
+    num_epochs: int,
+    lr: float,
+    freeze_epochs: int,
+    norm: NormPolicy,
+    callbacks: Sequence[Callback],
+    resume: Snapshot | str | os.PathLike[str] | None,
+) -> History:
     """Train the head alone, then everything with a lower learning rate for the body."""
+    snapshot = resume if resume is None or isinstance(resume, Snapshot) else checkpoint.read_newest(resume)
+    phase = 0 if snapshot is None else snapshot.progress["phase"]
     trainable = {parameter: parameter.requires_grad for parameter in learner.model.parameters()}
     try:
-        if freeze_epochs:
-            learner.fit(freeze_epochs, lr=lr, callbacks=freeze_body(learner, norm))
-    finally:
+        if freeze_epochs and phase == 0:
+            frozen = freeze_body(learner, norm)
+            learner.fit(freeze_epochs, lr=lr, callbacks=[*frozen, *callbacks], resume=snapshot)
+            snapshot = None
         for parameter, flag in trainable.items():
             parameter.requires_grad_(flag)
-    count = len(layer_groups(learner.model, learner.groups))
-    # each group a factor below the next one, a hundredth for the first of many: the head has the most to learn
-    rates = [lr / 2 * 0.1 ** (count - 1 - i) for i in range(count)]
-    return learner.fit(num_epochs, lr=[max(rate, lr / 200) for rate in rates])
+        count = len(layer_groups(learner.model, learner.groups))
+        # each group a factor below the next one, a hundredth for the first of many: the head has the most to learn
+        rates = [max(lr / 2 * 0.1 ** (count - 1 - i), lr / 200) for i in range(count)]
+        learner.progress.phase = 1
+        return learner.fit(num_epochs, lr=rates, callbacks=callbacks, resume=snapshot)
+    finally:
+        learner.progress.phase = 0
+        for parameter, flag in trainable.items():
+            parameter.requires_grad_(flag)
 
 
 @final

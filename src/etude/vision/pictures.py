@@ -103,7 +103,11 @@ class PictureLoader:
 
     def batches(self, epoch: int, device: torch.device) -> Iterator[Batch]:
         """The batches of one epoch, on the device."""
-        parts = self.sampling.batches(epoch)
+        return self.batches_from(epoch, 0, device)
+
+    def batches_from(self, epoch: int, start: int, device: torch.device) -> Iterator[Batch]:
+        """The batches of one epoch but the first `start`; their pictures are not cut."""
+        parts = self.sampling.batches(epoch)[start:]
         if self._kept.fits(device):
             self._move(device)
             return (self.take(part, epoch) for part in on_device(parts, device))

@@ -53,10 +53,14 @@ class Record(Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         """Everything recorded."""
-        return {"losses": list(self.losses), "lrs": self.lrs, "momenta": self.momenta, "steps": self.steps}
+        numbers = {"losses": self.losses, "lrs": self.lrs, "momenta": self.momenta}
+        return {
+            **{name: torch.tensor(values, dtype=torch.float64) for name, values in numbers.items()},
+            "steps": torch.tensor(self.steps, dtype=torch.int64),
+        }
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a record."""
-        self.lrs, self.momenta, self.steps = list(state["lrs"]), list(state["momenta"]), list(state["steps"])
-        self._read, self._unread = list(state["losses"]), []
+        self.lrs, self.momenta, self.steps = (state[name].tolist() for name in ("lrs", "momenta", "steps"))
+        self._read, self._unread = state["losses"].tolist(), []

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from etude.training.learner import Learner
 
 
-def _is_better(value: float, best: float | None, *, maximize: bool, min_delta: float = 0.0) -> bool:
+def is_better(value: float, best: float | None, *, maximize: bool, min_delta: float = 0.0) -> bool:
     """Whether a value beats the best one by more than `min_delta`; NaN never does."""
     if value != value:
         return False
     return best is None or (value > best + min_delta if maximize else value < best - min_delta)
 
 
-def _direction(monitor: str, maximize: bool | None) -> bool:
+def direction(monitor: str, maximize: bool | None) -> bool:
     """Losses, errors and perplexities are to be small, anything else large, unless said otherwise."""
     if maximize is not None:
         return maximize
@@ -54,7 +54,7 @@ class EarlyStopping(Callback):
         if patience < 1:
             raise ConfigError(f"patience must be at least 1 epoch, got {patience}")
         self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
-        self.maximize = _direction(monitor, maximize)
+        self.maximize = direction(monitor, maximize)
         self.best: float | None = None
         self.epochs_since = 0
 
@@ -69,7 +69,7 @@ class EarlyStopping(Callback):
         value = _value(self.monitor, results)
         if value != value:
             raise StopFit(f"{self.monitor} is not a number; look for bad samples in that data")
-        if _is_better(value, self.best, maximize=self.maximize, min_delta=self.min_delta):
+        if is_better(value, self.best, maximize=self.maximize, min_delta=self.min_delta):
             self.best, self.epochs_since = value, 0
             return
         self.epochs_since += 1
@@ -107,7 +107,7 @@ class SaveBest(Callback):
     """
 
     def __init__(self, monitor: str = "valid_loss", *, maximize: bool | None = None) -> None:
-        self.monitor, self.maximize = monitor, _direction(monitor, maximize)
+        self.monitor, self.maximize = monitor, direction(monitor, maximize)
         self.best: float | None = None
         self.epoch = 0
         """The epoch, counted from 1, that `weights` are of; 0 before the first."""
@@ -122,7 +122,7 @@ class SaveBest(Callback):
     def after_epoch(self, learner: Learner, results: dict[str, float]) -> None:
         """Copy the weights if this epoch is the best so far."""
         value = _value(self.monitor, results)
-        if _is_better(value, self.best, maximize=self.maximize):
+        if is_better(value, self.best, maximize=self.maximize):
             self.best, self.epoch = value, int(results["epoch"])
             self.weights = {name: tensor.detach().clone() for name, tensor in learner.model.state_dict().items()}
 

@@ -1,0 +1,193 @@
+"""Go on with a run that was stopped, as if it never had been."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from etude.recipes.options import OutputOptions, RunOptions, TrainOptions, check, teller
+from etude.recipes.several import Several, finish_all
+from etude.recipes.train import fit_and_finish
+from etude.recipes.training import Training
+
+if TYPE_CHECKING:
+    from etude.training.snapshot import Snapshot
+    from etude.types import Json
+
+CHANGES: Final = {"epochs": "num_epochs", "lr": "lr", "pct_start": "lr", "precision": "precision", "device": "device"}
+"""What `--change` can name, and what that is to `Learner.fit`."""
+
+MATTERS: Final = ("packages", "python", "machine", "cpu", "threads", "gpus", "cuda")
+"""What of a run's environment the last bits of its weights depend on."""
+
+
+def resume(
+    run_folder: str,
+    change: Sequence[str] = (),
+    *,
+    exact: bool = False,
+    output: OutputOptions = OutputOptions(),  # noqa: B008  # frozen
+) -> dict[str, Json]:
+    """Go on with a run from its newest whole checkpoint; the final weights are those of a run never stopped.
+
+    Args:
+        run_folder: of a run, or of several.
+        change: settings that shall differ from now on, as "epochs=10".
+        exact: refuse where the machine or a version differs, instead of saying so.
+        output: what is printed.
+
+    Returns:
+        The run's result.
+
+    Raises:
+        ConfigError: the folder holds no run, another process trains it, or a setting cannot be changed.
+        LoadError: none of its checkpoints is whole.
+    """
+    from etude.runs.record import running
+
+    folder = Path(run_folder)
+    config = _config(folder)
+    changes = _changes(change)
+    say = teller(output)
+    if (result := finished(folder)) is not None and not changes:
+        say(f"{folder} is finished; look at {folder / 'result.json'}")
+        return result
+    if "several" in config:
+        if changes:
+            raise _refused(
+                f"{folder} holds several runs; --change one of them: etude resume {folder}/NAME --change ..."
+            )
+        several = Several.of(config["several"])
+        return finish_all(several, folder, RunOptions(json=output.json, quiet=output.quiet, **_kept(config)))
+    with running(folder):
+        return _go_on(folder, config, changes, exact=exact, output=output)
+
+
+def finished(folder: Path) -> dict[str, Json] | None:
+    """The result of a run that has ended; None for one that has not."""
+    try:
+        result: dict[str, Json] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return result
+
+
+def _go_on(
+    folder: Path, config: dict[str, Any], changes: dict[str, Any], *, exact: bool, output: OutputOptions
+) -> dict[str, Json]:
+    from etude.runs.record import KeepRun
+    from etude.training import checkpoint
+
+    say = teller(output)
+    before = _environment(folder)
+    different = _differences(before, say)
+    if different and exact:
+        raise _refused(f"this is not where {folder} was trained: {'; '.join(different)}; without --exact it goes on")
+    for line in different:
+        say(f"note: {line}; the last bits of the result may differ")
+    try:
+        training = _training(config, changes, Path(str(before.get("cwd", ""))))
+        run = RunOptions(json=output.json, quiet=output.quiet, run_dir=str(folder), **_kept(config))
+    except (KeyError, TypeError, IndexError) as error:
+        raise _refused(f"{folder / 'config.json'} does not say how the run was made: {error}") from error
+    check(training.train)
+    start = None
+    if checkpoint.checkpoints(folder / checkpoint.FOLDER):
+        start = checkpoint.read_newest(folder, say=say)
+    say(_where(folder, start))
+    learner = training.learner(quiet=output.quiet)
+    told = "; ".join(
+        [_where(folder, start), *(f"--change {name}={value}" for name, value in changes.items()), *different]
+    )
+    keep = KeepRun(folder, config["options"] | changes, training.record(), resumed=told if start else "")
+    return fit_and_finish(training, run, learner, keep, start, {CHANGES[name] for name in changes} - {"device"})
+
+
+def _where(folder: Path, start: Snapshot | None) -> str:
+    if start is None:
+        return f"{folder} was stopped before its first checkpoint; it begins again"
+    progress = start.progress
+    return f"going on from step {progress['step']}, after {progress['epoch']} of {progress['num_epochs']} epochs"
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    """Where the run was trained; nothing is known when it was killed before it could write that down."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _differences(before: dict[str, Any], say: Callable[[str], None]) -> list[str]:
+    """What differs from where the run was trained and can change the last bits; threads are set as they were."""
+    import torch
+
+    from etude.runs.environment import environment
+
+    threads = before.get("threads")
+    if isinstance(threads, int) and threads != torch.get_num_threads():
+        say(f"{threads} threads, as before")
+        torch.set_num_threads(threads)
+    now = environment()
+    return [
+        f"{name} was {before[name]}, now {now[name]}"
+        for name in MATTERS
+        if name in before and before[name] != now[name]
+    ]
+
+
+def _training(config: dict[str, Any], changes: dict[str, Any], cwd: Path) -> Training:
+    """What was trained, with what was measured then: precision and device must not be chosen anew."""
+    training = Training.of(config["training"])
+    measured = {name: config[name] for name in ("precision", "device") if config.get(name) is not None}
+    data = training.data.data
+    if data is not None and not Path(data).exists() and (there := cwd / data).exists():
+        # the run was started from another folder
+        training = replace(training, data=replace(training.data, data=str(there)))
+    return replace(training, train=replace(training.train, **(measured | changes)))
+
+
+def _kept(config: dict[str, Any]) -> dict[str, Any]:
+    """The options of the run's folder."""
+    names = {field.name for field in fields(RunOptions)} - {field.name for field in fields(OutputOptions)} - {"run_dir"}
+    return {name: value for name, value in config.get("options", {}).items() if name in names}
+
+
+def _changes(change: Sequence[str]) -> dict[str, Any]:
+    """What `--change` asks for, in its options' own types."""
+    types: dict[str, Any] = {"epochs": int, "lr": float, "pct_start": float, "precision": str, "device": str}
+    found = {}
+    for given in change:
+        name, _, value = given.partition("=")
+        name = name.strip().lstrip("-").replace("-", "_")
+        if name not in CHANGES or not value:
+            known = ", ".join(f"{known.replace('_', '-')}=..." for known in CHANGES)
+            raise _refused(f"--change {given}: a resumed run can change {known}; for all else start a new one")
+        try:
+            found[name] = types[name](value)
+        except ValueError:
+            raise _refused(f"--change {given}: {value!r} is no {types[name].__name__}") from None
+    check(replace(TrainOptions(), **found))
+    return found
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _refused(f"{folder} holds no config.json, so it is not the folder of a run") from None
+    except ValueError as error:
+        raise _refused(f"{folder / 'config.json'} is damaged: {error}") from error
+    if not isinstance(config, dict) or not ("several" in config or config.get("training")):
+        raise _refused(f"{folder} was not made by a recipe; go on in Python: learner.fit(..., resume={str(folder)!r})")
+    return config
+
+
+def _refused(message: str) -> Exception:
+    from etude.errors import ConfigError
+
+    return ConfigError(message)

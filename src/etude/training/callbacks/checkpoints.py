@@ -1,0 +1,234 @@
+"""Keep checkpoints while training, and stop at once but in order when asked to."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+
+from torch import Tensor
+from typing_extensions import override
+
+from etude.data.loaders import SeekableLoader
+from etude.errors import ConfigError, NonFiniteError, SaveError
+from etude.training import checkpoint, interrupt, saving, snapshot
+from etude.training.callback import Callback
+from etude.training.callbacks.stop import direction, is_better
+from etude.types import Batch, Json, StepOutput
+
+if TYPE_CHECKING:
+    import os
+
+    from etude.training.learner import Learner
+    from etude.training.loop import Rest
+
+OnSaveError: TypeAlias = Literal["continue", "stop"]
+
+
+@final
+class Checkpoints(Callback):
+    """Writes a checkpoint at the end of every epoch, and in long ones every ten minutes.
+
+    The state is copied between two steps, and a thread writes the copy while training goes on. At Ctrl-C or SIGTERM
+    the step under way is finished, a last checkpoint is written, and the process ends with 130 or 143.
+
+    Args:
+        folder: where they go; see `etude.training.checkpoint`.
+        keep: how many of the newest ones stay.
+        best: a column of the epoch table; the checkpoint of its best epoch stays too. None keeps none. A fit without
+            that column keeps none either.
+        every: also after every so many steps; 0 for none.
+        minutes: also when so many minutes have passed since the last one.
+        on_error: when one cannot be written, as on a full disk: "continue" says so and goes on training; "stop" raises.
+            Earlier checkpoints are left alone either way.
+
+    Raises:
+        SaveError: with on_error="stop".
+        NonFiniteError: the weights are not finite; no checkpoint of them is kept.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep: int = 2,
+        best: str | None = "valid_loss",
+        every: int = 0,
+        minutes: float = 10.0,
+        on_error: OnSaveError = "continue",
+    ) -> None:
+        if keep < 1 or every < 0 or not minutes > 0:
+            raise ConfigError(
+                f"keep must be at least 1, every at least 0, minutes above 0; got {keep}, {every}, {minutes}"
+            )
+        if on_error not in ("continue", "stop"):
+            raise ConfigError(f"on_error must be 'continue' or 'stop', got {on_error!r}")
+        self.folder, self.keep, self.best, self.every = Path(folder), keep, best, every
+        self.minutes, self.on_error = minutes, on_error
+        self.best_value: float | None = None
+        self.best_name = ""
+        self._writer: _Writer | None = None
+        self._wish: Callable[[], int | None] = lambda: None
+        self._before_validation: snapshot.Bystanders | None = None
+        self._last = 0.0
+
+    @override
+    def before_fit(self, learner: Learner) -> None:
+        """Say where a stop can be taken up again, if that is not everywhere."""
+        checkpoint.remove_leftovers(self.folder)
+        self.best_value, self.best_name, self._last = None, "", time.monotonic()
+        learner.running().at_rest.append(lambda after: self._rest(learner, after))
+        if not isinstance(learner.data.train, SeekableLoader) and learner.show_progress:
+            print("a ready-made loader of batches: checkpoints at the ends of epochs only", flush=True)
+
+    @override
+    def during_fit(self, learner: Learner) -> AbstractContextManager[Any]:
+        """Listen to signals, and at the end wait for the last checkpoint."""
+        return self._listening(learner)
+
+    @contextmanager
+    def _listening(self, learner: Learner) -> Iterator[None]:
+        with interrupt.wish_to_stop() as self._wish:
+            try:
+                yield
+            except Exception:
+                # the fit's own error is the one to be told
+                if self._writer is not None:
+                    self._writer.join()
+                raise
+            finally:
+                self._before_validation = None
+            self._collect(learner)
+
+    def _rest(self, learner: Learner, after: Rest) -> None:
+        """Save if it is time, and stop if that was asked for."""
+        wish = self._wish()
+        if after == "epoch":
+            self._note_best(learner)
+            self._save(learner, snapshot.take(learner))
+        elif after == "trained":
+            self._before_validation = snapshot.bystanders(learner)
+        elif self._is_time(learner) or (wish and isinstance(learner.data.train, SeekableLoader)):
+            self._save(learner, snapshot.take(learner))
+        if wish is not None and after != "trained":
+            self._stop(learner, wish)
+
+    @override
+    def after_eval_batch(self, learner: Learner, batch: Batch, output: StepOutput) -> None:
+        """A wish to stop need not wait for the end of a validation pass: it is begun anew by the resumed run."""
+        wish = self._wish()
+        if wish is None or self._before_validation is None:
+            return
+        around = self._before_validation
+        taken = snapshot.take(learner)
+        self._save(
+            learner,
+            replace(taken, callbacks=around.callbacks, random=around.random, generators=around.generators),
+        )
+        self._stop(learner, wish)
+
+    def _is_time(self, learner: Learner) -> bool:
+        if not isinstance(learner.data.train, SeekableLoader):
+            return False
+        by_steps = self.every and learner.progress.step % self.every == 0
+        return bool(by_steps) or time.monotonic() - self._last >= 60 * self.minutes
+
+    def _note_best(self, learner: Learner) -> None:
+        """Whether this epoch's checkpoint is the one to be kept."""
+        row = learner.running().history.rows[-1]
+        if self.best is None or self.best not in row:
+            return
+        if is_better(row[self.best], self.best_value, maximize=direction(self.best, None)):
+            progress = learner.progress
+            self.best_value = row[self.best]
+            self.best_name = f"step-{progress.step:08d}-epoch-{progress.epoch:04d}"
+
+    def _save(self, learner: Learner, taken: snapshot.Snapshot) -> None:
+        """Hand a snapshot to a thread of its own, once the one before it is on the disk."""
+        learner.running().check_finite()
+        self._collect(learner)
+        self._last = time.monotonic()
+        self._writer = _Writer(taken, self.folder, saving.describe(learner), {self.best_name}, self.keep)
+        self._writer.start()
+
+    def _collect(self, learner: Learner) -> None:
+        """Wait for the checkpoint under way, and tell what became of it."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        writer.join()
+        if isinstance(writer.error, OSError):
+            told = f"checkpoint {writer.name} could not be written: {writer.error}"
+            if self.on_error == "stop":
+                raise SaveError(f"{told}. Make room or name another folder; earlier checkpoints are as they were")
+            learner.history.notes.append(told)
+            print(f"{told}; training goes on, earlier checkpoints are as they were", file=sys.stderr, flush=True)
+        elif writer.error is not None:
+            raise writer.error
+
+    def _stop(self, learner: Learner, wish: int) -> None:
+        """Wait until all is on the disk, and leave."""
+        self._collect(learner)
+        found = checkpoint.checkpoints(self.folder)
+        where = f"stopped; {found[0]} holds all of it" if found else "stopped before the first checkpoint"
+        print(where, file=sys.stderr, flush=True)
+        interrupt.stop(wish)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Which checkpoint is the best."""
+        return {"best_value": self.best_value, "best_name": self.best_name}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on comparing with it."""
+        self.best_value, self.best_name = state["best_value"], state["best_name"]
+
+    @override
+    def config(self) -> dict[str, Json]:
+        """What is kept."""
+        return {"keep": self.keep, "best": self.best}
+
+
+class _Writer(threading.Thread):
+    """Writes one checkpoint and removes those that it replaces."""
+
+    def __init__(
+        self,
+        taken: snapshot.Snapshot,
+        folder: Path,
+        description: dict[str, Json] | None,
+        kept: set[str],
+        keep: int,
+    ) -> None:
+        super().__init__(name=checkpoint.name_of(taken), daemon=True)
+        self._taken, self._folder, self._description = taken, folder, description
+        self._kept, self._keep = kept, keep
+        self.error: Exception | None = None
+
+    @override
+    def run(self) -> None:
+        try:
+            _check_weights(self._taken)
+            checkpoint.write(self._taken, self._folder, self._description)
+            for old in checkpoint.checkpoints(self._folder)[self._keep :]:
+                if old.name not in self._kept:
+                    checkpoint.remove(old)
+        except Exception as error:
+            self.error = error
+
+
+def _check_weights(taken: snapshot.Snapshot) -> None:
+    """Refuse weights that an update has made infinite or NaN: a good checkpoint must not give way to them."""
+    for name in taken.trainable:
+        value = taken.model[name]
+        if isinstance(value, Tensor) and not bool(value.isfinite().all()):
+            raise NonFiniteError(
+                f"{name} is not finite after step {taken.progress['step']}; no checkpoint of it is kept, the newest "
+                "one is older. A lower learning rate or gradient clipping are the usual cures."
+            )

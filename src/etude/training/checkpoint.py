@@ -1,0 +1,263 @@
+"""Checkpoints on disk: whole or not at all, hashed file by file, without pickle.
+
+    RUN/checkpoints/
+      step-00000148/                     in the middle of an epoch
+      step-00000296-epoch-0002/          at the end of one
+        model.safetensors  model.json    what `etude.load` reads
+        state.safetensors  state.json    optimizer, callbacks, random generators, progress: what a resume needs
+        manifest.json                    format, and the SHA-256 of every file, its own content included
+
+A checkpoint is written into a hidden folder beside its place, every file is brought to the disk, and then the folder
+gets its name in one step: a process that dies at any moment leaves either a whole checkpoint or none. What is read is
+hashed before it is used, so a file that was cut, changed, swapped or lost is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from etude import __version__
+from etude.errors import LoadError
+from etude.training.snapshot import Snapshot
+from etude.training.trees import from_json, to_json
+from etude.types import Json
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+FOLDER: Final = "checkpoints"
+_MODEL, _DESCRIPTION = "model.safetensors", "model.json"
+_TENSORS, _STATE = "state.safetensors", "state.json"
+_UNFINISHED, _REMOVED = ".writing-", ".removed-"
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From a format to the next one: what the state of an older checkpoint needs to be read by this version."""
+
+
+def name_of(snapshot: Snapshot) -> str:
+    """Its folder's name; later ones come later in the order of the alphabet."""
+    step, epoch = snapshot.progress["step"], snapshot.progress["epoch"]
+    return f"step-{step:08d}" + ("" if snapshot.meter is not None else f"-epoch-{epoch:04d}")
+
+
+def write(snapshot: Snapshot, folder: Path, description: dict[str, Json] | None) -> Path:
+    """Write a checkpoint into the folder of checkpoints.
+
+    Args:
+        snapshot: what to keep.
+        folder: which holds a run's checkpoints; made if it is missing.
+        description: content of `model.json`; None for a model that cannot say how it was built.
+
+    Returns:
+        The checkpoint's own folder.
+
+    Raises:
+        OSError: the disk is full, or may not be written to; nothing is left of this checkpoint, and others stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = name_of(snapshot)
+    unfinished = folder / f"{_UNFINISHED}{name}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir()
+        _write_files(snapshot, unfinished, description)
+        _sync_folder(unfinished)
+        _publish(unfinished, folder / name)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return folder / name
+
+
+def _write_files(snapshot: Snapshot, folder: Path, description: dict[str, Json] | None) -> None:
+    weights = {name: value for name, value in snapshot.model.items() if isinstance(value, Tensor)}
+    tensors: dict[str, Tensor] = {}
+    state = {field.name: getattr(snapshot, field.name) for field in fields(Snapshot)}
+    state["model"] = {name: value for name, value in snapshot.model.items() if name not in weights}
+    state["weights"] = list(snapshot.model)
+    text = json.dumps(to_json(state, tensors), allow_nan=False)
+    digests = {
+        _MODEL: _write_tensors(weights, folder / _MODEL),
+        _TENSORS: _write_tensors(tensors, folder / _TENSORS),
+        _STATE: _write_text(text, folder / _STATE),
+    }
+    if description is not None:
+        digests[_DESCRIPTION] = _write_text(json.dumps(description, ensure_ascii=False), folder / _DESCRIPTION)
+    about = {
+        "format": FORMAT,
+        "etude": __version__,
+        "step": snapshot.progress["step"],
+        "epoch": snapshot.progress["epoch"],
+        "results": snapshot.rows[-1] if snapshot.rows and snapshot.meter is None else {},
+        "files": digests,
+    }
+    manifest = to_json(about, {})
+    assert isinstance(manifest, dict)
+    _write_text(json.dumps({**manifest, "sha256": _digest_of(manifest)}, indent=2), folder / MANIFEST)
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path) -> str:
+    """Write a safetensors file and bring it to the disk; returns its digest."""
+    # one at a time: shared tensors are written twice, and each in plain order, for the format knows no other
+    safetensors.torch.save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+    with path.open("rb+") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return digest
+
+
+def _write_text(text: str, path: Path) -> str:
+    data = text.encode()
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
+def _publish(unfinished: Path, place: Path) -> None:
+    """Give a finished checkpoint its name, in place of an older one of the same step if there is one."""
+    if place.exists():
+        remove(place)
+    unfinished.rename(place)
+    _sync_folder(place.parent)
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; at no moment is there half of one under its name."""
+    hidden = checkpoint.with_name(f"{_REMOVED}{checkpoint.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    checkpoint.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed left half written or half removed."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.startswith((_UNFINISHED, _REMOVED)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, newest first."""
+    found = folder.glob("step-*") if folder.is_dir() else ()
+    return sorted((path for path in found if path.is_dir()), key=lambda path: path.name, reverse=True)
+
+
+def read_newest(path: str | os.PathLike[str], *, say: Callable[[str], object] = print) -> Snapshot:
+    """The newest checkpoint that is whole.
+
+    Args:
+        path: a checkpoint, a folder of several, or a run.
+        say: called with a line for each one that is damaged and passed over.
+
+    Raises:
+        LoadError: there is none, or the named checkpoint is damaged.
+    """
+    place = Path(path)
+    if (place / MANIFEST).exists() or place.name.startswith("step-"):
+        return read(place)
+    folder = place / FOLDER if (place / FOLDER).is_dir() else place
+    for _, snapshot in good_ones(folder, say=say):
+        return snapshot
+    damaged = checkpoints(folder)
+    raise LoadError(
+        f"none of the {len(damaged)} checkpoints in {folder} is whole"
+        if damaged
+        else f"{place} holds no checkpoint; expected a folder of a run, or step-... folders"
+    )
+
+
+def good_ones(folder: Path, *, say: Callable[[str], object]) -> Iterator[tuple[Path, Snapshot]]:
+    """The checkpoints of a folder that are whole, newest first, each read when it is asked for."""
+    for path in checkpoints(folder):
+        try:
+            yield path, read(path)
+        except LoadError as error:
+            say(f"{error}; trying the one before it")
+
+
+def read(checkpoint: Path) -> Snapshot:
+    """Read one checkpoint; every byte is hashed before it is used.
+
+    Raises:
+        LoadError: naming the file that is missing or damaged, or the newer format.
+    """
+    manifest = _manifest(checkpoint)
+    files = {name: _read_file(checkpoint / name, digest) for name, digest in manifest["files"].items()}
+    try:
+        weights, tensors = (safetensors.torch.load(files[name]) for name in (_MODEL, _TENSORS))
+        state = from_json(json.loads(files[_STATE]), tensors)
+        for number in range(manifest["format"], FORMAT):
+            state = UPGRADES[number](state)
+        extra, names = state["model"], state.pop("weights")
+        state["model"] = {name: weights[name] if name in weights else extra[name] for name in names}
+        return Snapshot(**state)
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise LoadError(f"the checkpoint {checkpoint} cannot be read: {error}") from error
+
+
+def verify(checkpoint: Path) -> None:
+    """Hash every file of a checkpoint; raises `LoadError` that names the one that is missing or damaged."""
+    for name, digest in _manifest(checkpoint)["files"].items():
+        _read_file(checkpoint / name, digest)
+
+
+def _manifest(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's manifest, checked against its own digest."""
+    path = checkpoint / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        digest = manifest.pop("sha256")
+        whole = digest == _digest_of(manifest) and {_MODEL, _TENSORS, _STATE} <= set(manifest["files"])
+        newer = manifest["format"] > FORMAT
+    except FileNotFoundError:
+        raise LoadError(f"the checkpoint {checkpoint} is damaged: {MANIFEST} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoadError(f"the checkpoint {checkpoint} is damaged: {MANIFEST} cannot be read ({error})") from error
+    if not whole:
+        raise LoadError(f"the checkpoint {checkpoint} is damaged: {MANIFEST} does not match its own digest")
+    if newer:
+        raise LoadError(
+            f"the checkpoint {checkpoint} has format {manifest['format']}, this version of etude reads up to {FORMAT}; "
+            "a newer one wrote it"
+        )
+    found: dict[str, Any] = manifest
+    return found
+
+
+def _read_file(path: Path, digest: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise LoadError(f"the checkpoint {path.parent} is damaged: {path.name} is missing") from None
+    except OSError as error:
+        raise LoadError(f"the checkpoint {path.parent} cannot be read: {error}") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise LoadError(f"the checkpoint {path.parent} is damaged: {path.name} is not what was written (SHA-256)")
+    return data
+
+
+def _digest_of(manifest: Any) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system has such a thing."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
