@@ -67,14 +67,15 @@ def test_steps_reach_the_disk_before_the_epoch_ends(tmp_path, monkeypatch):
     assert written == list(range(len(written))) or written == [0, *range(2, len(written) + 1)]
 
 
-def test_a_stopped_run_says_where_its_last_epoch_is(colors, run):
+def test_a_stopped_run_says_where_its_newest_checkpoint_is(colors, run):
     for name in ("model.safetensors", "model.json"):
         (run / name).unlink()
     done = etude("predict", run, colors)
 
     assert done.code == 1
-    assert f"its last whole epoch is in {run / 'checkpoints' / 'last'}" in done.errors
-    assert etude("predict", run / "checkpoints" / "last", colors, "--quiet").code == 0
+    newest = max((run / "checkpoints").iterdir())
+    assert f"its newest checkpoint is {newest}, and etude resume {run} goes on with it" in done.errors
+    assert etude("predict", newest, colors, "--quiet").code == 0
 
 
 def test_an_empty_folder_does_not_keep_others_from_being_predicted(run, tmp_path):

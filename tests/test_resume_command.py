@@ -1,0 +1,285 @@
+"""`etude resume`: runs, seeds, folds and studies that were stopped end as if they never had been."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from coloring import FAST, etude, save_colors
+from etude import Learner
+from etude.runs.record import running
+from etude.training.callbacks import checkpoints
+
+TRAIN = ["--valid-pct", "0.25", *FAST, "--epochs", "3", "--precision", "fp32", "--mixup", "0.3"]
+
+
+@pytest.fixture(scope="module")
+def colors(tmp_path_factory) -> Path:
+    """Three classes of 16 pictures."""
+    return save_colors(tmp_path_factory.mktemp("resume") / "colors")
+
+
+@pytest.fixture(autouse=True)
+def _without_pictures(monkeypatch):
+    """Curves and predictions take longer to draw than so short a training."""
+    monkeypatch.setattr("etude.runs.record.draw_curves", lambda *_: None)
+    monkeypatch.setattr("etude.vision.show.draw_predictions", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def whole(colors, tmp_path_factory) -> Path:
+    """A run that was never stopped."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert etude("train", colors, *TRAIN, "--run-dir", folder).code == 0
+    return folder
+
+
+@contextmanager
+def stopped_after(num_steps: int, monkeypatch):
+    """The command gets SIGTERM in its so-many-th step, counted over all its fits."""
+    count = itertools.count()
+
+    @contextmanager
+    def wish():
+        yield lambda: signal.SIGTERM if next(count) >= num_steps else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.interrupt, "wish_to_stop", wish)
+        with pytest.raises(SystemExit) as left:
+            yield
+    assert left.value.code == 143
+
+
+def digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def steps(folder: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def read(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def stopped(colors, tmp_path, monkeypatch) -> Path:
+    """A run that was stopped in its second epoch."""
+    with stopped_after(4, monkeypatch):
+        etude("train", colors, *TRAIN, "--run-dir", tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 5, 8])
+def test_weights_and_history_are_those_of_a_run_never_stopped(whole, colors, tmp_path, monkeypatch, after):
+    folder = tmp_path / "run"
+    with stopped_after(after, monkeypatch):
+        etude("train", colors, *TRAIN, "--run-dir", folder)
+    assert not (folder / "result.json").exists()
+    done = etude("resume", folder, "--json")
+
+    assert done.code == 0, done.errors
+    assert digest(folder) == digest(whole)
+    assert steps(folder) == steps(whole)
+    varying = {"run", "train_seconds"}
+    assert {k: v for k, v in done.json.items() if k not in varying} == {
+        k: v for k, v in read(whole / "result.json").items() if k not in varying
+    }
+    incidents = (folder / "incidents.jsonl").read_text()
+    assert '"resumed", "why": "going on from step' in incidents
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(whole, stopped):
+    shutil.rmtree(stopped / "checkpoints")
+    done = etude("resume", stopped)
+
+    assert done.code == 0, done.errors
+    assert "was stopped before its first checkpoint; it begins again" in done.out
+    assert digest(stopped) == digest(whole)
+    assert steps(stopped) == steps(whole)
+
+
+def test_a_finished_run_is_left_alone(whole):
+    before = digest(whole), (whole / "model.safetensors").stat().st_mtime_ns
+    done = etude("resume", whole, "--json")
+
+    assert done.code == 0
+    assert "is finished" in done.out
+    assert done.json == read(whole / "result.json")
+    assert (digest(whole), (whole / "model.safetensors").stat().st_mtime_ns) == before
+
+
+def test_a_running_one_is_refused(stopped):
+    with running(stopped):
+        done = etude("resume", stopped)
+
+    assert done.code == 2
+    assert "is being trained by another process" in done.errors
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said(whole, colors, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    with stopped_after(6, monkeypatch):
+        etude("train", colors, *TRAIN, "--save-every", "1", "--run-dir", folder)
+    newest = max((folder / "checkpoints").iterdir())
+    state = newest / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-7])
+    done = etude("resume", folder)
+
+    assert done.code == 0, done.errors
+    assert f"{newest} is damaged: state.safetensors is not what was written (SHA-256); trying the one" in done.out
+    assert digest(folder) == digest(whole)
+
+
+def test_nothing_but_damaged_checkpoints_is_an_error(stopped):
+    for path in (stopped / "checkpoints").glob("*/manifest.json"):
+        path.unlink()
+    done = etude("resume", stopped)
+
+    assert done.code == 1
+    assert "checkpoints in" in done.errors
+    assert "is whole" in done.errors
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("batch-size=32", "a resumed run can change epochs=..., lr=..., pct-start=..., precision=..., device=..."),
+        ("epochs", "a resumed run can change"),
+        ("epochs=many", "'many' is no int"),
+        ("epochs=0", "--epochs must be a number of at least 1"),
+        ("lr=-1", "--lr must be a finite number"),
+    ],
+)
+def test_what_cannot_be_changed_is_refused_before_anything_is_read(stopped, change, words):
+    done = etude("resume", stopped, "--change", change)
+
+    assert done.code == 2
+    assert words in done.errors
+
+
+def test_epochs_and_rate_can_be_changed_by_name(stopped):
+    done = etude("resume", stopped, "--change", "epochs=4", "--change", "lr=0.001", "--json")
+
+    assert done.code == 0, done.errors
+    assert done.json["epochs"] == 4
+    assert max(row["lr"] for row in steps(stopped)[-3:] if row["kind"] == "step") <= 1e-3
+    assert "--change epochs=4; --change lr=0.001" in (stopped / "incidents.jsonl").read_text()
+    assert read(stopped / "config.json")["options"]["epochs"] == 4
+
+
+def test_a_finished_run_goes_on_with_more_epochs(whole, tmp_path):
+    folder = tmp_path / "longer"
+    shutil.copytree(whole, folder)
+    done = etude("resume", folder, "--change", "epochs=4", "--json")
+
+    assert done.code == 0, done.errors
+    assert (done.json["epochs"], done.json["run"]) == (4, str(folder))
+    assert steps(folder)[: len(steps(whole))] == steps(whole)
+
+
+def test_the_data_is_found_from_another_folder(whole, colors, tmp_path, monkeypatch):
+    monkeypatch.chdir(colors.parent)
+    with stopped_after(4, monkeypatch):
+        etude("train", "colors", *TRAIN, "--run-dir", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+
+    assert etude("resume", "run").code == 0
+    assert digest(tmp_path / "run") == digest(whole)
+
+
+def test_other_pictures_are_refused(stopped, colors, tmp_path):
+    copy = tmp_path / "colors"
+    shutil.copytree(colors, copy)
+    config = read(stopped / "config.json")
+    config["training"]["data"]["data"] = str(copy)
+    (stopped / "config.json").write_text(json.dumps(config))
+    (copy / "red" / "00.png").unlink()
+    done = etude("resume", stopped)
+
+    assert done.code == 2
+    assert "was trained on other data" in done.errors
+
+
+def test_what_differs_from_the_machine_of_the_run_is_said_or_refused(stopped):
+    environment = read(stopped / "environment.json")
+    environment["cpu"], environment["threads"] = "another processor", 2
+    (stopped / "environment.json").write_text(json.dumps(environment))
+    refused = etude("resume", stopped, "--exact")
+    torch.set_num_threads(1)
+    done = etude("resume", stopped)
+
+    assert refused.code == 2
+    assert "cpu was another processor" in refused.errors
+    assert "note: cpu was another processor, now " in done.out
+    assert "2 threads, as before" in done.out
+    assert torch.get_num_threads() == 2
+    assert done.code == 0
+    assert "another processor" in (stopped / "incidents.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (None, "holds no config.json, so it is not the folder of a run"),
+        ("{", "config.json is damaged"),
+        ("[]", "was not made by a recipe"),
+        ('{"training": {"name": "x"}}', "does not say how the run was made: 'fold'"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_refused(tmp_path, write, words):
+    if write is not None:
+        (tmp_path / "config.json").write_text(write)
+    done = etude("resume", tmp_path)
+
+    assert done.code == 2
+    assert words in done.errors
+
+
+@pytest.mark.parametrize("after", [4, 12])
+def test_seeds_go_on_where_they_were_stopped(colors, tmp_path, monkeypatch, after):
+    seeds = [*TRAIN, "--seeds", "2"]
+    assert etude("train", colors, *seeds, "--run-dir", tmp_path / "whole").code == 0
+    with stopped_after(after, monkeypatch):
+        etude("train", colors, *seeds, "--run-dir", tmp_path / "cut")
+    done = etude("resume", tmp_path / "cut", "--json")
+    whole = read(tmp_path / "whole" / "result.json")
+
+    assert done.code == 0, done.errors
+    assert done.json["valid_accuracies"] == whole["valid_accuracies"]
+    for seed in ("seed-42", "seed-43"):
+        assert digest(tmp_path / "cut" / seed) == digest(tmp_path / "whole" / seed)
+
+
+def test_a_study_goes_on_where_it_was_stopped(colors, tmp_path, monkeypatch):
+    study = ["techniques-study", "--data", colors, "--valid-pct", "0.25", "--size", "16", "--batch-size", "16"]
+    study += ["--seeds", "1", "--precision", "fp32"]
+    assert etude(*study, "--run-dir", tmp_path / "whole").code == 0
+    with stopped_after(3, monkeypatch):
+        etude(*study, "--run-dir", tmp_path / "cut")
+    # a part of which a killed process had made the folder and no more
+    (tmp_path / "cut" / "label-smoothing-0.1-seed-42").mkdir(exist_ok=True)
+    done = etude("resume", tmp_path / "cut", "--json")
+
+    assert done.code == 0, done.errors
+    assert done.json["rows"] == read(tmp_path / "whole" / "result.json")["rows"]
+
+
+def test_a_run_of_ones_own_resumes_in_python(tmp_path, monkeypatch):
+    """A run folder filled without a recipe says how to go on."""
+    (tmp_path / "config.json").write_text('{"options": {}, "training": null}')
+    done = etude("resume", tmp_path)
+
+    assert done.code == 2
+    assert "learner.fit(..., resume=" in done.errors
+    assert "resume" in Learner.fit.__doc__
