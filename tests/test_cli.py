@@ -19,6 +19,9 @@ from etude import cli
 from etude.recipes.options import in_flags
 
 COMMANDS = ("demo", "train", "imagenette", "imagewoof", "techniques-study", "noisy-label-study", "predict", "evaluate")
+COMMANDS += ("resume", "runs", "show", "compare")
+COMMANDS += ("lr-find", "lr-find demo", "lr-find train", "lr-find imagenette", "lr-find imagewoof")
+COMMANDS += ("plan", "plan demo", "plan train", "plan imagenette", "plan imagewoof")
 DATA_COMMANDS = ("data", "data list", "data get", "data check", "data show", "data cache")
 
 
@@ -39,6 +42,7 @@ def test_help_of_every_command_does_not_import_torch(etude_command):
 
 def test_the_list_of_commands_is_whole():
     known = {*cli.app, *(f"data {name}" for name in cli.data_app)}
+    known |= {f"lr-find {name}" for name in cli.lr_find_app} | {f"plan {name}" for name in cli.plan_app}
 
     assert {name for name in known if "-" not in (name[0], name.split()[-1][0])} == {*COMMANDS, *DATA_COMMANDS}
 
@@ -84,11 +88,27 @@ def test_options_come_in_the_order_of_a_training(capsys):
         (["techniques-study", "--flip", "0"], "--flip has no effect here"),
         (["techniques-study", "--seeds", "0"], "--seeds must be a number of at least 1"),
         (["noisy-label-study", "--label-noise", "0.1"], "--label-noise has no effect here"),
+        (["lr-find", "dmo"], 'Did you mean "demo"?'),
+        (
+            ["lr-find", "demo", "--lr", "0.1"],
+            "--lr has no effect here: every learning rate from --low",
+        ),
+        (["lr-find", "demo", "--low", "1", "--high", "0.1"], "must grow from above 0: --low 1 to --high 0.1"),
+        (["lr-find", "demo", "--num-steps", "5"], "--num-steps 5 must be a whole number of at least 10"),
+        (["lr-find", "demo", "--out", "picture.jpg"], "--out must be a .png file"),
+        (["lr-find", "demo", "--run-dir", "x"], "--run-dir"),
+        (["lr-find", "train"], "name a folder or archive of pictures"),
+        (["lr-find", "train", "here", "--arch", "xresnet19"], "did you mean 'xresnet18'?"),
         (["predict", "run"], "FILES"),
         (["predict", "run", "a.jpg", "--tpo", "2"], "unknown option --tpo"),
         (["predict", "run", "a.jpg", "--top", "0"], "--top must be at least 1"),
         (["evaluate", "run"], "--data"),
         (["evaluate", "run", "--data", "here", "--split-see", "1"], "Did you mean --split-seed?"),
+        (["runs", "--sort", "best"], "best"),
+        (["runs", "--limit", "-1"], "--limit must be at least 0, got -1"),
+        (["show"], "RUN"),
+        (["compare", "a"], "OTHERS"),
+        (["compare", "a", "b", "--out", "picture.jpg"], "--out must be a .png file"),
         (["data", "lst"], 'Did you mean "list"?'),
         (["data", "get"], "NAME"),
         (["data", "check"], "name a folder or archive of pictures"),
@@ -221,7 +241,7 @@ def test_ctrl_c_exits_with_130_and_leaves_a_note(etude_command, tmp_path):
     command = [*etude_command, "demo", "--epochs", "500", "--run-dir", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for _ in range(600):
-            if (folder / "checkpoints" / "last" / "model.json").exists():
+            if list(folder.glob("checkpoints/step-*")):
                 break
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
@@ -230,7 +250,9 @@ def test_ctrl_c_exits_with_130_and_leaves_a_note(etude_command, tmp_path):
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "KeyboardInterrupt" in (folder / "incidents.jsonl").read_text()
-    assert len(etude.load(folder / "checkpoints" / "last").data.vocab) == 10
+    newest = max((folder / "checkpoints").iterdir())
+    assert f"stopped; {newest.parent}" in errors
+    assert len(etude.load(newest).data.vocab) == 10
     kinds = [json.loads(line)["kind"] for line in (folder / "history.jsonl").read_text().splitlines()]
     assert kinds.count("step") >= 22 * kinds.count("epoch")
     assert not (folder / "result.json").exists()

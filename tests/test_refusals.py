@@ -67,7 +67,8 @@ def test_a_model_without_anything_to_train():
 
 def test_an_update_that_overflows_says_that_the_weights_are_lost():
     model = nn.Linear(4, 3)
-    optimizer = torch.optim.SGD(model.parameters(), lr=float("inf"))
+    model.weight.register_hook(lambda grad: grad.sign() * 1e3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e38)
     learner = _learner(model=model, optimizer=optimizer, data=PARTS["data"] * 3)
     with pytest.raises(etude.NonFiniteError, match="the weights are lost, go back to saved ones"):
         learner.fit(1)

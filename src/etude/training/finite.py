@@ -1,9 +1,10 @@
 """The guard that keeps infinite and NaN values away from the weights, without waiting for the device.
 
-Before each update one fused operation looks at the loss and every gradient and raises a flag on the device. While
-the flag is up, no update is made. The host reads it without waiting: on a CPU in the same step, on a GPU whenever a
-copy of it has arrived. Running statistics of norms are kept from before the step, because a forward pass has
-already spoilt them when a bad value is found.
+Before each update one fused operation looks at the loss and every gradient and raises a flag on the device. So does
+whatever something else than the optimizer wrote to the weights or the optimizer's state (writes.py). While the flag is
+up, no update is made. The host reads it without waiting: on a CPU in the same step, on a GPU whenever a copy of it has
+arrived. Running statistics of norms are kept from before the step, because a forward pass has already spoilt them when
+a bad value is found.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from etude.hooks import forward_hooks
+from etude.training.writes import Suspects, Writes, all_finite, dense_values
 from etude.types import Batch
 
 _LOOK_EVERY: Final = 10
@@ -31,7 +33,11 @@ class BadStep(NamedTuple):
     """The first step with a value that is not finite."""
 
     step: int
-    batch: Batch
+    batches: list[Batch]
+    """What the model saw: one batch, or a window of accumulated ones."""
+    suspects: Suspects | None = None
+    seen: str = ""
+    """Which loss or gradient was bad, where the host looked in the same step."""
 
 
 class _Look(NamedTuple):
@@ -44,7 +50,7 @@ class _Look(NamedTuple):
 
 @final
 class FiniteGuard:
-    """Watches the gradients of one fit.
+    """Watches the losses, gradients, weights and optimizer state of one fit.
 
     Args:
         model: its buffers (running statistics) can be put back to where they were before the bad step.
@@ -56,14 +62,16 @@ class FiniteGuard:
     def __init__(
         self, model: nn.Module, optimizer: Optimizer, device: torch.device, *, deferred: bool | None = None
     ) -> None:
-        self._optimizer = optimizer
+        self._model, self._optimizer = model, optimizer
         self._deferred = device.type != "cpu" if deferred is None else deferred
         self._state = torch.zeros(2, device=device)
         self._flag, self._good_steps = self._state[0], self._state[1]
         self._one = torch.ones((), device=device)
         self._peek = None if self._deferred else self._flag.numpy()
-        kinds = {_device_and_type(tensor) for group in optimizer.param_groups for tensor in group["params"]}
-        self._one_kind = kinds == {(device, torch.float32)}
+        self._one_kind = False
+        self._writes = Writes(model, optimizer)
+        self._suspects: Suspects | None = None
+        self._seen = ""
         self._skips_itself = bool(vars(optimizer).get("_step_supports_amp_scaling"))
         self._buffers = sorted((buffer for buffer in model.buffers() if buffer.numel()), key=lambda b: str(b.dtype))
         self._kept = self._flat_buffers()
@@ -79,12 +87,15 @@ class FiniteGuard:
             torch.where(self._flag > 0, kept, now, out=kept)
 
     def step(self, losses: list[Tensor], grads: list[Tensor]) -> bool | Tensor:
-        """Look at this step's losses and gradients and let the optimizer step if all are finite.
+        """Look at losses, gradients and foreign writes, and let the optimizer step if all are finite.
 
         Returns:
             Whether the weights were updated; a tensor where only the device knows.
         """
-        values = losses + [grad.coalesce().values() if grad.is_sparse else grad for grad in grads]
+        self._suspects = self._writes.suspects()
+        if self._suspects is not None:
+            self._look_at(self._suspects)
+        values = losses + [dense_values(grad) if grad.is_sparse else grad for grad in grads]
         simple = self._one_kind and losses and losses[-1].dtype == torch.float32
         alike = [values] if simple else [list(group) for _, group in groupby(values, key=_device_and_type)]
         for group in alike:
@@ -92,14 +103,17 @@ class FiniteGuard:
             torch._amp_foreach_non_finite_check_and_unscale_(group, self._flag, self._one)
         if self._peek is not None:
             if self._peek:
+                self._seen = self._bad_loss_or_gradient(losses)
                 return False
             self._optimizer.step()
+            self._writes.remember()
             return True
         self._good_steps += 1 - self._flag
         if not self._skips_itself:
             self._host_knows = bool(self._flag.item())
             if not self._host_knows:
                 self._optimizer.step()
+                self._writes.remember()
             return not self._host_knows
         self._optimizer.found_inf = self._flag  # type: ignore[attr-defined]  # read by torch's fused kernels
         self._optimizer.grad_scale = None  # type: ignore[attr-defined]
@@ -107,20 +121,23 @@ class FiniteGuard:
             self._optimizer.step()
         finally:
             del self._optimizer.found_inf, self._optimizer.grad_scale  # type: ignore[attr-defined]
+        self._writes.remember()
         return self._flag == 0
 
-    def find_bad(self, step: int, batch: Batch) -> BadStep | None:
+    def find_bad(self, step: int, batches: list[Batch]) -> BadStep | None:
         """The first bad step, as soon as the host can know of it without waiting.
 
         Args:
             step: the step just attempted, counted within this fit from 0. Steps that a callback skipped are not told.
-            batch: what the model saw in it; on a device that runs ahead, up to 50 are kept until they are known good.
+            batches: what the model saw in it; on a device that runs ahead, those of up to 50 steps are kept until they
+                are known good.
         """
+        this = BadStep(step, batches, self._suspects, self._seen)
         if self._peek is not None:
-            return BadStep(step, batch) if self._peek else None
+            return this if self._peek else None
         if self._host_knows:
-            return BadStep(step, batch)
-        self._since_look.append(BadStep(step, batch))
+            return this
+        self._since_look.append(this)
         if len(self._since_look) < _LOOK_EVERY:
             return None
         self._send()
@@ -134,6 +151,66 @@ class FiniteGuard:
         while self._looks and bad is None:
             bad = self._read(wait=True)
         return bad
+
+    def explain(self, bad: BadStep, last_good: int, loss_of: Callable[[Batch], Tensor]) -> str:
+        """Where a bad step's value came from, what is left of the weights, and what to do, in words.
+
+        Args:
+            bad: as found.
+            last_good: the number of the step before it, as the user counts.
+            loss_of: batch -> loss, through the model in the mode it was trained in.
+        """
+        place = self._writes.place(bad.suspects) if bad.suspects is not None else ""
+        cure = "Find what wrote it; fit(reset_optimizer=True) starts with new optimizer state." if place else ""
+        if not place:
+            self.restore_buffers()
+            try:
+                place = self._replay(bad, loss_of)
+            except Exception as error:
+                place = f"a place that could not be found ({type(error).__name__}: {error})"
+            cure = "A lower learning rate, gradient clipping or cleaner inputs are the usual cures."
+        self.restore_buffers()
+        written = {id(tensor) for tensor in bad.suspects.tensors} if bad.suspects is not None else set()
+        lost = {id(weight) for weight in self._writes.weights() if not all_finite(weight)}
+        weights = f"{'All other weights' if lost else 'The weights'} are those of step {last_good}."
+        if not lost <= written:
+            weights = (
+                f"The update of step {last_good} had overflowed, or something wrote through tensor.data: the weights "
+                "are lost, go back to saved ones."
+            )
+        return f"{place}. {weights} {cure}"
+
+    def bad_weight(self) -> str:
+        """The first weight that is not finite, in words; reads them all, for the ends of epochs."""
+        return self._writes.bad_weight()
+
+    def _replay(self, bad: BadStep, loss_of: Callable[[Batch], Tensor]) -> str:
+        for batch in bad.batches:
+            if place := first_bad_place(self._model, batch, loss_of):
+                return place
+        return (
+            f"{bad.seen or 'a place'} that did not show again when the batch was run once more (dropout, or a "
+            "change to the gradients)"
+        )
+
+    def _look_at(self, suspects: Suspects) -> None:
+        """Raise the flag if a suspect is not finite; on the device, where it lies there."""
+        device = self._flag.device
+        self._one_kind = {_device_and_type(tensor) for tensor in self._writes.weights()} == {(device, torch.float32)}
+        if suspects.setting or not all(all_finite(tensor) for tensor in suspects.tensors if tensor.device != device):
+            self._flag.fill_(1)
+        for tensor in suspects.tensors:
+            if tensor.device == device and (tensor.is_floating_point() or tensor.is_complex()):
+                bad = ~dense_values(tensor.detach()).isfinite().all()
+                torch.maximum(self._flag, bad.to(self._flag.dtype), out=self._flag)
+
+    def _bad_loss_or_gradient(self, losses: list[Tensor]) -> str:
+        """The first bad one, in words; asked only once something is bad."""
+        if not all(map(all_finite, losses)):
+            return "a loss"
+        bad = (name for name, tensor in self._model.named_parameters() if not all_finite(tensor.grad))
+        name = next(bad, None)
+        return f"the gradient of {name}" if name is not None else ""
 
     def restore_buffers(self) -> None:
         """Put the running statistics back to what they were before the first bad step."""
@@ -176,7 +253,7 @@ class FiniteGuard:
 
 
 def first_bad_place(model: nn.Module, batch: Batch, loss_of: Callable[[Batch], Tensor]) -> str:
-    """Where a value first stops being finite when a batch is run again, in words.
+    """Where a value first stops being finite when a batch is run again, in words; empty if everything is finite.
 
     Looks along the data's own way: inputs, weights, each module's output, the loss, then the gradients backwards.
 
@@ -185,34 +262,32 @@ def first_bad_place(model: nn.Module, batch: Batch, loss_of: Callable[[Batch], T
         batch: what the model saw.
         loss_of: batch -> loss, through `model`.
     """
-    if not all(map(_finite, tree_leaves(batch.inputs))):
+    if not all(map(all_finite, tree_leaves(batch.inputs))):
         return "the inputs of the batch"
-    bad = [name for name, parameter in model.named_parameters() if not _finite(parameter)]
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    # a frozen tensor may hold infinities on purpose, a mask say
+    frozen = [(name, parameter.isnan()) for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    bad = [name for name, parameter in trained if not all_finite(parameter)] + [n for n, nan in frozen if nan.any()]
     if bad:
         return f"the parameter {bad[0]}"
     names = {module: f"{name or 'the model'} ({type(module).__name__})" for name, module in model.named_modules()}
     places: list[str] = []
 
     def look(module: nn.Module, inputs: object, output: object) -> None:
-        if not all(map(_finite, tree_leaves(output))):
+        if not all(map(all_finite, tree_leaves(output))):
             places.append(f"the output of {names[module]}")
 
     with torch.enable_grad(), forward_hooks(names, look):
         loss = loss_of(batch)
     if places:
         return places[0]
-    if not _finite(loss):
+    if not all_finite(loss):
         return "the loss: every module's output is finite"
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     grads = torch.autograd.grad(loss, [parameter for _, parameter in trained], allow_unused=True)
     for (name, _), grad in reversed(list(zip(trained, grads, strict=True))):
-        if not _finite(grad):
+        if not all_finite(grad):
             return f"the gradient of {name}"
-    return "a place that did not show again when the batch was run once more (dropout, or a change to the gradients)"
-
-
-def _finite(value: object) -> bool:
-    return not isinstance(value, Tensor) or not value.is_floating_point() or bool(value.isfinite().all())
+    return ""
 
 
 def _device_and_type(tensor: Tensor) -> tuple[torch.device, torch.dtype]:
