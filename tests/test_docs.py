@@ -337,8 +337,10 @@ def test_mean_shares_of_the_page(figures):
 
 
 def test_figures_can_be_drawn(figures, tmp_path):
-    runpy.run_path(str(DOCS / "figures" / "step.py"))["main"](tmp_path)
+    for name in ("step", "learning_rate", "plan"):
+        runpy.run_path(str(DOCS / "figures" / f"{name}.py"))["main"](tmp_path)
     figures["main"](tmp_path)
+    runpy.run_path(str(DOCS / "figures" / "runs.py"))["main"](tmp_path, epochs=1, seeds=2)
 
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (DOCS / "images").glob("*.png")}
 

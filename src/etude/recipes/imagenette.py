@@ -6,10 +6,11 @@ Source: SPEC X15, sections 9.2 and 9.3.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from etude.recipes.options import DataOptions, ModelOptions, Precision, RunOptions, TrainOptions
-from etude.recipes.train import train as train_recipe
+from etude.recipes.several import over_seeds
+from etude.recipes.training import Training
 
 if TYPE_CHECKING:
     from etude.types import Json
@@ -32,7 +33,7 @@ def imagenette(
     run: RunOptions = RunOptions(),  # noqa: B008
 ) -> dict[str, Json]:
     """Train on Imagenette; without `data.data` the archive that suits `data.size` is fetched."""
-    return train_recipe(_with_archive(data, "imagenette2"), model, train, run, name="imagenette")
+    return over_seeds(training("imagenette", data, model, train), run)
 
 
 def imagewoof(
@@ -42,7 +43,14 @@ def imagewoof(
     run: RunOptions = RunOptions(),  # noqa: B008
 ) -> dict[str, Json]:
     """Train on Imagewoof; without `data.data` the archive that suits `data.size` is fetched."""
-    return train_recipe(_with_archive(data, "imagewoof2"), model, train, run, name="imagewoof")
+    return over_seeds(training("imagewoof", data, model, train), run)
+
+
+def training(
+    name: Literal["imagenette", "imagewoof"], data: DataOptions, model: ModelOptions, train: TrainOptions
+) -> Training:
+    """What either recipe trains."""
+    return Training(name=name, data=_with_archive(data, f"{name}2"), model=model, train=train)
 
 
 def _with_archive(data: DataOptions, name: str) -> DataOptions:
