@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from etude import Callback, ClipGradNorm, Learner, MixUp, SaveBest
+from etude import Callback, ClipGradNorm, Learner, MixUp, SaveBest, flat
 from etude.errors import ConfigError, LoadError
 from etude.testing import same
 from etude.training import checkpoint
@@ -168,6 +168,20 @@ def test_the_learners_second_fit_is_resumed_with_the_history_of_its_first(tmp_pa
     assert resumed.progress.step == 3 * STEPS
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_successive_fits_equal_one_longer_fit(precision):
+    """At a constant rate; the weights are float32 afterwards, whatever the model computed in."""
+    one, two = (learner([MixUp(0.4), StopAt(None)], precision=precision) for _ in range(2))
+    torch.manual_seed(5)
+    one.fit(3, lr=0.05, schedule=flat)
+    torch.manual_seed(5)
+    two.fit(2, lr=0.05, schedule=flat)
+    two.fit(1, lr=0.05, schedule=flat)
+
+    assert same(outcome(one), outcome(two))
+    assert {parameter.dtype for parameter in two.model.parameters()} == {torch.float32}
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -275,19 +289,19 @@ def test_a_buffer_outside_the_state_dict_is_kept(tmp_path, monkeypatch):
                 self.seen += 1
             return x * (1 + self.seen / 100)
 
-    def make():
-        made = learner([StopAt(None), Checkpoints(tmp_path)])
+    def make(name):
+        made = learner([StopAt(None), Checkpoints(tmp_path / name)])
         made.model.append(Counts())
         return made
 
-    whole = make()
+    whole = make("whole")
     whole.fit(EPOCHS, lr=0.05)
-    stopped = make()
+    stopped = make("cut")
     stopped.callbacks[0].place = PLACES["mid-epoch"]
     with signaled_by(stopped.callbacks[0], monkeypatch), pytest.raises(SystemExit):
         stopped.fit(EPOCHS, lr=0.05)
-    resumed = make()
-    resumed.fit(EPOCHS, lr=0.05, resume=tmp_path)
+    resumed = make("cut")
+    resumed.fit(EPOCHS, lr=0.05, resume=tmp_path / "cut")
 
     assert resumed.model[6].seen == whole.model[6].seen
     assert same(outcome(whole), outcome(resumed))

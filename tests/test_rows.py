@@ -11,13 +11,13 @@ ROWS = (
     + [f"M{i}" for i in range(1, 15)]
     + ["L1", "L2"]
     + [f"X{i}" for i in range(1, 20)]
-    + ["Q1"]
+    + ["E8-CHK", "Q1", "Q3"]
 )
 TEXT = (REPO / "docs" / "rows.md").read_text(encoding="utf-8")
 
 
 def _cells() -> list[list[str]]:
-    lines = [line for line in TEXT.splitlines() if re.match(r"\| ([AMLXQ])?\d", line)]
+    lines = [line for line in TEXT.splitlines() if re.match(r"\| ([AMLXEQ])?\d", line)]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 

@@ -40,7 +40,8 @@ def _rest(learner) -> list[object]:
     numpy = np.random.get_state()
     generators = torch.get_rng_state().tolist(), python_random.getstate(), numpy[1].tolist(), numpy[2]
     loader = learner.data.train.iterable.generator.get_state().tolist()
-    return [tensors, repr(optimizer), *generators, loader, repr(learner.progress), repr(learner.history)]
+    history = [{name: value for name, value in row.items() if name != "seconds"} for row in learner.history]
+    return [tensors, repr(optimizer), *generators, loader, repr(learner.progress), history]
 
 
 @pytest.mark.usefixtures("without_type_checks")  # the checker draws from Python's generator
@@ -97,3 +98,16 @@ def test_a_model_that_cannot_be_copied_is_refused_with_its_name():
 
     with pytest.raises(ConfigError, match="Sequential cannot be copied"), trial(learner):
         pass
+
+
+def test_workers_that_a_loader_keeps_are_not_left_behind():
+    learner = _learner()
+    options = {"shuffle": True, "num_workers": 1, "persistent_workers": True}
+    inputs = torch.randn(8, 4)
+    loader = DataLoader(TensorDataset(inputs, inputs[:, 0]), 4, **options)
+    learner.data.train.iterable = loader
+    with trial(learner) as copy:
+        next(copy.data.train.batches(0, torch.device("cpu")))
+        assert loader._iterator is not None
+
+    assert loader._iterator is None

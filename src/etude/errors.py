@@ -37,7 +37,7 @@ class SaveError(EtudeError):
 
 
 class NonFiniteError(EtudeError, FloatingPointError):
-    """A loss or gradient became infinite or NaN; the weights are those of the last good step."""
+    """A loss, gradient, weight or optimizer state became infinite or NaN; weights are those of the last good step."""
 
 
 class FitSignal(Exception):

@@ -77,12 +77,14 @@ def run_all(several: Several, name: str, run: RunOptions) -> dict[str, Json]:
         name: of the folder.
         run: where it goes.
     """
+    from etude.runs.environment import environment
     from etude.runs.record import check_run_dir, new_run_folder
     from etude.training.saving import write_json
 
     check_run_dir(run.run_dir)
     folder = new_run_folder(name, run.run_dir, several=True)
     write_json(folder / "config.json", {"options": flags(run), "several": several.record()})
+    write_json(folder / "environment.json", environment())
     try:
         return finish_all(several, folder, run)
     except (KeyboardInterrupt, SystemExit):

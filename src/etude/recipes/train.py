@@ -13,8 +13,10 @@ from etude.recipes.training import Training
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from pathlib import Path
 
     from etude.runs.record import KeepRun
+    from etude.training.callbacks.checkpoints import Checkpoints
     from etude.training.learner import Learner
     from etude.training.snapshot import Snapshot
     from etude.types import Json
@@ -83,20 +85,17 @@ def fit_and_finish(
         resume: where to go on.
         change: what may differ from then.
     """
-    from etude.training.callbacks.checkpoints import Checkpoints
-
     say, train = teller(run), training.train
     if resume is None:
         steps = _many(len(learner.data.train or ()), "step")
         say(f"{_many(train.epochs, 'epoch')} of {steps}; writing to {keep.folder}")
-    saves = Checkpoints(keep.folder / "checkpoints", keep=run.keep, every=run.save_every, on_error=run.on_save_error)
     started = time.perf_counter()
     try:
         learner.fit(
             train.epochs,
             lr=train.lr,
             schedule=training.schedule(),
-            callbacks=[keep, saves],
+            callbacks=[keep, checkpoints_of(keep.folder, run)],
             resume=resume,
             change=change,
         )
@@ -104,6 +103,13 @@ def fit_and_finish(
         say(f"go on with: etude resume {keep.folder}")
         raise
     return _finish(training, run, learner, keep, time.perf_counter() - started)
+
+
+def checkpoints_of(folder: Path, run: RunOptions) -> Checkpoints:
+    """What keeps a run's checkpoints."""
+    from etude.training.callbacks.checkpoints import Checkpoints
+
+    return Checkpoints(folder / "checkpoints", keep=run.keep, every=run.save_every, on_error=run.on_save_error)
 
 
 def _finish(training: Training, run: RunOptions, learner: Learner, keep: KeepRun, seconds: float) -> dict[str, Json]:

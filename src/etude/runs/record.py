@@ -2,6 +2,7 @@
 
 config.json         command, options, model, data, callbacks: what was asked for
 environment.json    versions, machine, threads, git commit: where it ran
+resumes.jsonl       where it went on, each time that it was resumed
 history.jsonl       one line per step (loss, learning rate) and per epoch (the table's row)
 incidents.jsonl     one line for everything that did not go as planned; empty when all went well
 checkpoints/        where a run that was stopped can go on; see `etude.training.checkpoint`
@@ -17,8 +18,9 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -134,6 +136,7 @@ class KeepRun(Callback):
         self._write_anew()
         if self.resumed:
             self.incident("resumed", self.resumed)
+            _append(self.folder / "resumes.jsonl", [{"why": self.resumed, "environment": environment()}])
             return
         saving.write_json(self.folder / "environment.json", environment())
         for name, outcome, reason in learner.data.incidents:
@@ -167,7 +170,7 @@ class KeepRun(Callback):
         self._append_steps()
         row = {name: _number(value) for name, value in results.items()}
         self._rows.append((self._written, row))
-        self._append([{"kind": "epoch", **row}])
+        _append(self.folder / "history.jsonl", [{"kind": "epoch", **row}])
 
     @override
     def after_fit(self, learner: Learner, history: History) -> None:
@@ -177,7 +180,7 @@ class KeepRun(Callback):
     def _append_steps(self) -> None:
         """Write the steps that are not on disk yet."""
         start, self._written = self._written, len(self._record.lrs)
-        self._append(self._steps(start, self._written))
+        _append(self.folder / "history.jsonl", self._steps(start, self._written))
 
     def _steps(self, start: int, end: int) -> list[dict[str, Json]]:
         record = self._record
@@ -186,10 +189,6 @@ class KeepRun(Callback):
             {"kind": "step", "step": step, "loss": _number(loss), "lr": lr, "momentum": momentum}
             for step, loss, lr, momentum in zip(*columns, strict=True)
         ]
-
-    def _append(self, rows: list[dict[str, Json]]) -> None:
-        with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in rows)
 
     def _write_anew(self) -> None:
         """Write the history as it is known: what a killed process wrote beyond its last checkpoint is trained again."""
@@ -206,8 +205,7 @@ class KeepRun(Callback):
 
     def incident(self, what: str, why: str, step: int | None = None) -> None:
         """Write down something that did not go as planned."""
-        with (self.folder / "incidents.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"what": what, "why": why, "step": step}) + "\n")
+        _append(self.folder / "incidents.jsonl", [{"what": what, "why": why, "step": step}])
 
     def finish(self, learner: Learner, extra: dict[str, Json]) -> dict[str, Json]:
         """Write the model, the curves and, last, the result.
@@ -226,6 +224,7 @@ class KeepRun(Callback):
             "epochs": len(learner.history),
             "steps": learner.progress.step,
             "stopped": learner.history.stopped,
+            "ended": datetime.now().astimezone().isoformat(timespec="seconds"),
             **extra,
         }
         saving.write_json(self.folder / "result.json", result)
@@ -267,6 +266,11 @@ class KeepRun(Callback):
             "epochs": learner.progress.num_epochs,
             "steps_per_epoch": learner.progress.steps_per_epoch,
         }
+
+
+def _append(path: Path, lines: Sequence[dict[str, Json]]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
 def _plain(value: Any) -> Json:

@@ -8,26 +8,30 @@
         manifest.json                    format, and the SHA-256 of every file, its own content included
 
 A checkpoint is written into a hidden folder beside its place, every file is brought to the disk, and then the folder
-gets its name in one step: a process that dies at any moment leaves either a whole checkpoint or none. What is read is
-hashed before it is used, so a file that was cut, changed, swapped or lost is found.
+gets its name in one step: a process that dies at any moment leaves either a whole checkpoint or none. One that takes
+the place of another is named `...+new` until the other is gone, so that one of them is there at every moment. What is
+read is hashed before it is used, so a file that was cut, changed, swapped, lost or added is found.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from etude import __version__
 from etude.errors import LoadError
 from etude.training.snapshot import Snapshot
 from etude.training.trees import from_json, to_json
@@ -38,16 +42,31 @@ MANIFEST: Final = "manifest.json"
 FOLDER: Final = "checkpoints"
 _MODEL, _DESCRIPTION = "model.safetensors", "model.json"
 _TENSORS, _STATE = "state.safetensors", "state.json"
-_UNFINISHED, _REMOVED = ".writing-", ".removed-"
+_UNFINISHED, _REMOVED, _REPLACING = ".writing-", ".removed-", "+new"
+_NAME: Final = re.compile(r"step-(\d+)(?:-epoch-(\d+))?(\+new)?")
+_NOT_OURS: Final = {"Thumbs.db", "desktop.ini"}
+"""Files that a system puts into any folder that somebody looks at; so are hidden ones."""
 
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """From a format to the next one: what the state of an older checkpoint needs to be read by this version."""
 
 
 def name_of(snapshot: Snapshot) -> str:
-    """Its folder's name; later ones come later in the order of the alphabet."""
+    """Its folder's name."""
     step, epoch = snapshot.progress["step"], snapshot.progress["epoch"]
-    return f"step-{step:08d}" + ("" if snapshot.meter is not None else f"-epoch-{epoch:04d}")
+    return name_at(step, epoch) if snapshot.meter is None else name_at(step)
+
+
+def name_at(step: int, epoch: int | None = None) -> str:
+    """The name of the checkpoint after a step or, with an epoch, at the end of one."""
+    return f"step-{step:08d}" + ("" if epoch is None else f"-epoch-{epoch:04d}")
+
+
+def position_of(checkpoint: Path) -> tuple[int, int, bool] | None:
+    """Step and epoch (-1 in the middle of one) by which checkpoints are in order; None for a folder that is none."""
+    if (found := _NAME.fullmatch(checkpoint.name)) is None:
+        return None
+    return int(found[1]), int(found[2] or -1), found[3] is not None
 
 
 def write(snapshot: Snapshot, folder: Path, description: dict[str, Json] | None) -> Path:
@@ -64,7 +83,9 @@ def write(snapshot: Snapshot, folder: Path, description: dict[str, Json] | None)
     Raises:
         OSError: the disk is full, or may not be written to; nothing is left of this checkpoint, and others stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        _sync_folder(folder.parent)
     name = name_of(snapshot)
     unfinished = folder / f"{_UNFINISHED}{name}"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -92,10 +113,10 @@ def _write_files(snapshot: Snapshot, folder: Path, description: dict[str, Json] 
         _STATE: _write_text(text, folder / _STATE),
     }
     if description is not None:
-        digests[_DESCRIPTION] = _write_text(json.dumps(description, ensure_ascii=False), folder / _DESCRIPTION)
+        digests[_DESCRIPTION] = _write_text(json.dumps(description), folder / _DESCRIPTION)
     about = {
         "format": FORMAT,
-        "etude": __version__,
+        "torch": str(torch.__version__),
         "step": snapshot.progress["step"],
         "epoch": snapshot.progress["epoch"],
         "results": snapshot.rows[-1] if snapshot.rows and snapshot.meter is None else {},
@@ -108,8 +129,18 @@ def _write_files(snapshot: Snapshot, folder: Path, description: dict[str, Json] 
 
 def _write_tensors(tensors: dict[str, Tensor], path: Path) -> str:
     """Write a safetensors file and bring it to the disk; returns its digest."""
+    path.touch()
+    mode = path.stat().st_mode
     # one at a time: shared tensors are written twice, and each in plain order, for the format knows no other
-    safetensors.torch.save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+    plain = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        safetensors.torch.save_file(plain, path)
+    except SafetensorError as error:
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    # it writes a file of its own that nobody else may read
+    path.chmod(mode)
     with path.open("rb+") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
@@ -127,31 +158,57 @@ def _write_text(text: str, path: Path) -> str:
 
 def _publish(unfinished: Path, place: Path) -> None:
     """Give a finished checkpoint its name, in place of an older one of the same step if there is one."""
-    if place.exists():
-        remove(place)
-    unfinished.rename(place)
+    if os.path.lexists(place):
+        replacing = place.with_name(place.name + _REPLACING)
+        if replacing.exists():
+            _take_place(replacing)
+        unfinished.rename(replacing)
+        _sync_folder(place.parent)
+        _take_place(replacing)
+    else:
+        unfinished.rename(place)
     _sync_folder(place.parent)
+
+
+def _take_place(replacing: Path) -> None:
+    """Remove the checkpoint that another one replaces, if that is still there."""
+    place = replacing.with_name(replacing.name.removesuffix(_REPLACING))
+    if os.path.lexists(place):
+        remove(place)
+    replacing.rename(place)
 
 
 def remove(checkpoint: Path) -> None:
     """Remove a checkpoint; at no moment is there half of one under its name."""
     hidden = checkpoint.with_name(f"{_REMOVED}{checkpoint.name}")
-    shutil.rmtree(hidden, ignore_errors=True)
+    _discard(hidden)
     checkpoint.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    _discard(hidden)
+
+
+def _discard(path: Path) -> None:
+    """Remove a folder, or a file or link in its place; what cannot be removed now is left for the next time."""
+    if path.is_symlink() or path.is_file():
+        with suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed left half written or half removed."""
-    for path in folder.iterdir() if folder.is_dir() else ():
+    """Clear what a process that was killed left half written, half removed or half replaced."""
+    for path in list(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith((_UNFINISHED, _REMOVED)):
-            shutil.rmtree(path, ignore_errors=True)
+            _discard(path)
+        elif (position := position_of(path)) is not None and position[2]:
+            _take_place(path)
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, newest first."""
-    found = folder.glob("step-*") if folder.is_dir() else ()
-    return sorted((path for path in found if path.is_dir()), key=lambda path: path.name, reverse=True)
+    found = {path: position_of(path) for path in (folder.iterdir() if folder.is_dir() else ())}
+    placed = [(position, path) for path, position in found.items() if position is not None and path.is_dir()]
+    return [path for _, path in sorted(placed, reverse=True)]
 
 
 def read_newest(path: str | os.PathLike[str], *, say: Callable[[str], object] = print) -> Snapshot:
@@ -165,7 +222,7 @@ def read_newest(path: str | os.PathLike[str], *, say: Callable[[str], object] = 
         LoadError: there is none, or the named checkpoint is damaged.
     """
     place = Path(path)
-    if (place / MANIFEST).exists() or place.name.startswith("step-"):
+    if (place / MANIFEST).exists() or position_of(place) is not None:
         return read(place)
     folder = place / FOLDER if (place / FOLDER).is_dir() else place
     for _, snapshot in good_ones(folder, say=say):
@@ -198,12 +255,12 @@ def read(checkpoint: Path) -> Snapshot:
     try:
         weights, tensors = (safetensors.torch.load(files[name]) for name in (_MODEL, _TENSORS))
         state = from_json(json.loads(files[_STATE]), tensors)
-        for number in range(manifest["format"], FORMAT):
-            state = UPGRADES[number](state)
+        for older in range(manifest["format"], FORMAT):
+            state = UPGRADES[older](state)
         extra, names = state["model"], state.pop("weights")
         state["model"] = {name: weights[name] if name in weights else extra[name] for name in names}
         return Snapshot(**state)
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (LoadError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise LoadError(f"the checkpoint {checkpoint} cannot be read: {error}") from error
 
 
@@ -214,38 +271,50 @@ def verify(checkpoint: Path) -> None:
 
 
 def _manifest(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's manifest, checked against its own digest."""
+    """A checkpoint's manifest, checked against its own digest and against the files that are there."""
     path = checkpoint / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest: dict[str, Any] = json.loads(_read_bytes(path))
         digest = manifest.pop("sha256")
-        whole = digest == _digest_of(manifest) and {_MODEL, _TENSORS, _STATE} <= set(manifest["files"])
-        newer = manifest["format"] > FORMAT
-    except FileNotFoundError:
-        raise LoadError(f"the checkpoint {checkpoint} is damaged: {MANIFEST} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        whole = digest == _digest_of(manifest)
+        number, files = manifest["format"], manifest["files"].keys()
+        newer, upgrades = number > FORMAT, range(number, FORMAT)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LoadError(f"the checkpoint {checkpoint} is damaged: {MANIFEST} cannot be read ({error})") from error
     if not whole:
         raise LoadError(f"the checkpoint {checkpoint} is damaged: {MANIFEST} does not match its own digest")
     if newer:
         raise LoadError(
-            f"the checkpoint {checkpoint} has format {manifest['format']}, this version of etude reads up to {FORMAT}; "
+            f"the checkpoint {checkpoint} has format {number}, this version of etude reads up to {FORMAT}; "
             "a newer one wrote it"
         )
-    found: dict[str, Any] = manifest
-    return found
+    if any(older not in UPGRADES for older in upgrades):
+        raise LoadError(f"the checkpoint {checkpoint} has format {number}, which this version of etude cannot read")
+    needed = {_MODEL, _TENSORS, _STATE}
+    if wrong := (needed - files) | (files - needed - {_DESCRIPTION}):
+        raise LoadError(f"the checkpoint {checkpoint} is damaged: {MANIFEST} does not name the files of one: {wrong}")
+    for name in sorted(found.name for found in checkpoint.iterdir()):
+        if name not in files and name not in {MANIFEST, *_NOT_OURS} and not name.startswith("."):
+            raise LoadError(f"the checkpoint {checkpoint} is damaged: {name} was added to it")
+    return manifest
 
 
 def _read_file(path: Path, digest: str) -> bytes:
+    data = _read_bytes(path)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise LoadError(f"the checkpoint {path.parent} is damaged: {path.name} is not what was written (SHA-256)")
+    return data
+
+
+def _read_bytes(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise LoadError(f"the checkpoint {path.parent} is damaged: {path.name} is no file")
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise LoadError(f"the checkpoint {path.parent} is damaged: {path.name} is missing") from None
     except OSError as error:
         raise LoadError(f"the checkpoint {path.parent} cannot be read: {error}") from error
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise LoadError(f"the checkpoint {path.parent} is damaged: {path.name} is not what was written (SHA-256)")
-    return data
 
 
 def _digest_of(manifest: Any) -> str:
@@ -259,5 +328,9 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # some file systems, networked ones above all, cannot do that to a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Which device a learner trains on."""
+"""Which device a learner trains on, and how to wait for it."""
 
 from __future__ import annotations
 
@@ -25,3 +25,11 @@ def pick_device(device: str | torch.device) -> torch.device:
             f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}. Use 'auto' or 'cpu'."
         ) from error
     return torch.device(chosen.type, torch.cuda.current_device()) if str(chosen) == "cuda" else chosen
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done all that it was given: what timing it needs."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -7,8 +7,8 @@ To follow a batch, start at `supervised_step` in step.py and read the four verbs
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +22,21 @@ from etude.errors import ConfigError
 from etude.hooks import mode
 from etude.losses import LossFn
 from etude.metrics import EpochMeter, Metric, named
-from etude.optim import LAYER_GROUP, OptimizerFactory, has_hyper
-from etude.schedules import Cycle, Rate, Schedules, check_rates, one_cycle
-from etude.training import saving, transfer
+from etude.optim import LAYER_GROUP, OptimizerFactory
+from etude.schedules import Cycle, Rate, Schedules, one_cycle
+from etude.training import checkpoint, saving, transfer
 from etude.training.callback import Callback, Events, instances
 from etude.training.callbacks.progress import ShowProgress
-from etude.training.callbacks.scheduler import Scheduler
+from etude.training.callbacks.scheduler import Momentum, Scheduler, schedules_of
 from etude.training.checks import check_fit, check_parts
 from etude.training.device import pick_device
 from etude.training.history import History, Progress
 from etude.training.loop import Loop
 from etude.training.optimizer import Groups, check_instance, layer_groups, make_optimizer
+from etude.training.plan import Plan, make_plan
 from etude.training.precision import Precision, measure
 from etude.training.predict import predict
-from etude.training.snapshot import Snapshot
+from etude.training.snapshot import Snapshot, precision_of
 from etude.training.step import Step, supervised_step
 from etude.training.summary import Summary, layer_table, summarize
 from etude.training.transfer import NormPolicy
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
 
 _FEW = 8
 """Samples that a CPU times the precisions with."""
-
-Momentum: TypeAlias = float | tuple[float, float] | Literal["auto"] | None
 
 
 @final
@@ -124,7 +123,8 @@ class Learner:
         schedule: Cycle | Schedules = one_cycle,
         momentum: Momentum = "auto",
         callbacks: Sequence[Callback] = (),
-        resume: Snapshot | None = None,
+        resume: Snapshot | str | os.PathLike[str] | None = None,
+        change: Collection[str] = (),
         reset_optimizer: bool = False,
     ) -> History:
         """Train for some epochs, validating after each.
@@ -136,7 +136,9 @@ class Learner:
                 themselves: `{"lr": cosine(1e-2, 0), "weight_decay": linear(0, 1e-2)}`.
             momentum: what the schedule takes; "auto" is the schedule's default where the optimizer has momentum.
             callbacks: for this fit only, after the learner's own.
-            resume: a snapshot of a fit with the same arguments; training goes on where it was taken.
+            resume: a checkpoint (or the folder of several, or of a run: its newest good one) of a fit with the same
+                arguments; training goes on where it was taken, as if it had never stopped.
+            change: what may differ from the fit that is resumed: "num_epochs", "lr", "callbacks", "precision", "data".
             reset_optimizer: start with a new optimizer instead of keeping momentum and step counts.
 
         Returns:
@@ -149,19 +151,43 @@ class Learner:
         if train is None:
             raise ConfigError("this learner has no training data; make one with data to train it")
         check_fit(self.model, train, num_epochs)
+        snapshot = resume if resume is None or isinstance(resume, Snapshot) else checkpoint.read_newest(resume)
         optimizer = self._prepare_optimizer(reset=reset_optimizer)
+        if snapshot is not None and self.precision is None:
+            self.precision = precision_of(snapshot, self)
         self._choose_precision(train)
-        schedules = self._schedules(optimizer, lr, schedule, momentum)
+        schedules = schedules_of(optimizer, lr, schedule, momentum)
         first = [Scheduler(schedules)] if schedules else []
         last = [ShowProgress()] if self.show_progress else []
         self._loop = Loop(self, optimizer, train, (*first, *self.callbacks, *instances(callbacks), *last))
         try:
-            return self._loop.run(num_epochs, resume)
+            return self._loop.run(num_epochs, snapshot, change)
         finally:
             self.history.extend(self._loop.history)
             self._loop = None
 
-    def fine_tune(self, num_epochs: int, lr: float, *, freeze_epochs: int = 1, norm: NormPolicy = "train") -> History:
+    def plan(
+        self,
+        num_epochs: int,
+        lr: Rate | None = None,
+        *,
+        schedule: Cycle | Schedules = one_cycle,
+        momentum: Momentum = "auto",
+        callbacks: Sequence[Callback] = (),
+    ) -> Plan:
+        """What `fit` with these arguments will do; a few steps of a copy are timed, and the learner is left alone."""
+        return make_plan(self, num_epochs, lr, schedule=schedule, momentum=momentum, callbacks=callbacks)
+
+    def fine_tune(
+        self,
+        num_epochs: int,
+        lr: float,
+        *,
+        freeze_epochs: int = 1,
+        norm: NormPolicy = "train",
+        callbacks: Sequence[Callback] = (),
+        resume: Snapshot | str | os.PathLike[str] | None = None,
+    ) -> History:
         """Train the head alone for `freeze_epochs`, then everything for `num_epochs`, the body at a tenth of the rate.
 
         Args:
@@ -169,11 +195,13 @@ class Learner:
             lr: the head's peak learning rate while the body is frozen; half of it afterwards.
             freeze_epochs: epochs with the body frozen; 0 for none.
             norm: what the norms of the frozen body do: "train", "affine" or "frozen" (see `etude.training.transfer`).
+            callbacks: for both phases, after the learner's own.
+            resume: a checkpoint of the same call; training goes on in the phase in which it was taken.
 
         Returns:
             The history of the last phase.
         """
-        return transfer.fine_tune(self, num_epochs, lr, freeze_epochs=freeze_epochs, norm=norm)
+        return transfer.fine_tune(self, num_epochs, lr, freeze_epochs, norm, callbacks, resume)
 
     # -- the four verbs of a step ---------------------------------------------------------------------------------
 
@@ -270,22 +298,6 @@ class Learner:
             self.history.notes.append(message)
             print(message)
         return self.optimizer
-
-    def _schedules(
-        self, optimizer: Optimizer, lr: Rate | None, schedule: Cycle | Schedules, momentum: Momentum
-    ) -> Schedules:
-        if isinstance(schedule, Mapping):
-            if lr is not None:
-                raise ConfigError("lr has no effect beside a dict of schedules; put it into the dict")
-            return schedule
-        if lr is None:
-            if momentum != "auto" or schedule is not one_cycle:
-                raise ConfigError("a schedule or momentum without lr has no effect; pass lr=")
-            return {}
-        check_rates(lr)
-        if momentum == "auto":
-            return schedule(lr) if has_hyper(optimizer, "momentum") else schedule(lr, None)
-        return schedule(lr, momentum)
 
     def _choose_precision(self, train: Loader) -> None:
         if self.precision is not None:

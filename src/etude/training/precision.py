@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from etude.errors import ConfigError
 from etude.hooks import forward_hooks
+from etude.training.device import wait
 
 PRECISIONS: Final = ("fp32", "bf16", "auto")
 
@@ -121,17 +122,10 @@ def _imitates_bf16() -> bool:
 
 
 def _seconds(model: nn.Module, loss_of: Callable[[nn.Module, Precision], Tensor], precision: Precision) -> float:
-    _wait(precision.device)
+    wait(precision.device)
     start = time.perf_counter()
     loss_of(model, precision).backward()
-    _wait(precision.device)
+    wait(precision.device)
     seconds = time.perf_counter() - start
     model.zero_grad(set_to_none=True)
     return seconds
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

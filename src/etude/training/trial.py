@@ -6,10 +6,12 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader
 
 from etude import random
-from etude.data.loaders import generators_of
+from etude.data.loaders import PlainLoader, generators_of
 from etude.errors import ConfigError
 from etude.training.callback import Callback
 from etude.training.optimizer import layer_groups, load_state, make_optimizer
@@ -60,15 +62,37 @@ def trial(learner: Learner, *, callbacks: Sequence[Callback] | None = None) -> I
     made.progress = replace(learner.progress)
     if learner.factory is not None and learner.optimizer is not None:
         made.optimizer, _ = make_optimizer(learner.factory, layer_groups(model, learner.groups), None)
-        load_state(made.optimizer, learner.optimizer.state_dict())
-    state, generators = random.global_state(), generators_of(learner.data.train) + generators_of(learner.data.valid)
-    states = [generator.get_state() for generator in generators]
-    try:
+        # after a change of head or groups: what the next fit would make of the old state
+        next_one, _ = make_optimizer(learner.factory, layer_groups(learner.model, learner.groups), learner.optimizer)
+        load_state(made.optimizer, next_one.state_dict())
+    with _randomness_kept(learner):
         yield made
+
+
+@contextmanager
+def _randomness_kept(learner: Learner) -> Iterator[None]:
+    """Put the random generators back at the end: the global ones, and those of the data."""
+    state, generators = random.global_state(), generators_of(learner.data.train) + generators_of(learner.data.valid)
+    states, workers = [generator.get_state() for generator in generators], _kept_workers(learner)
+    try:
+        yield
     finally:
         random.set_global_state(state)
         for generator, kept in zip(generators, states, strict=True):
             generator.set_state(kept)
+        for source, iterator in workers:
+            if source._iterator is not iterator:
+                made_here: Any = source._iterator
+                made_here._shutdown_workers()
+                source._iterator = iterator
+
+
+def _kept_workers(learner: Learner) -> list[tuple[DataLoader[Any], Any]]:
+    """Torch's loaders with the workers that they keep: one that has none yet draws a seed for them when it begins."""
+    sources = [
+        loader.iterable for loader in (learner.data.train, learner.data.valid) if isinstance(loader, PlainLoader)
+    ]
+    return [(source, source._iterator) for source in sources if isinstance(source, DataLoader)]
 
 
 def transforms_something(callback: Callback) -> bool:

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from etude.errors import ConfigError
 from etude.optim import LAYER_GROUP, has_hyper, set_hyper
-from etude.schedules import Schedule, Schedules
+from etude.schedules import Cycle, Rate, Schedule, Schedules, check_rates, one_cycle
 from etude.training.callback import Callback
 from etude.types import Json
 
 if TYPE_CHECKING:
     from etude.training.learner import Learner
+
+Momentum: TypeAlias = float | tuple[float, float] | Literal["auto"] | None
+"""What a schedule takes; "auto" is its default where the optimizer has momentum, and none elsewhere."""
+
+
+def schedules_of(optimizer: Optimizer, lr: Rate | None, schedule: Cycle | Schedules, momentum: Momentum) -> Schedules:
+    """The schedules of a fit, from what `Learner.fit` is given; empty for a fit that keeps the optimizer's own values.
+
+    Raises:
+        ConfigError: a setting would have no effect, or the rate is no rate.
+    """
+    if isinstance(schedule, Mapping):
+        if lr is not None:
+            raise ConfigError("lr has no effect beside a dict of schedules; put it into the dict")
+        return schedule
+    if lr is None:
+        if momentum != "auto" or schedule is not one_cycle:
+            raise ConfigError("a schedule or momentum without lr has no effect; pass lr=")
+        return {}
+    check_rates(lr)
+    if momentum == "auto":
+        return schedule(lr) if has_hyper(optimizer, "momentum") else schedule(lr, None)
+    return schedule(lr, momentum)
 
 
 @final

@@ -1,0 +1,91 @@
+"""Commands that tell what a training will do: `etude plan ...`, with the flags of the training that is meant."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from etude.commands.shared import Model, Pictures, Run, Training, finish
+from etude.recipes import demo as demo_recipe
+from etude.recipes import imagenette as imagenette_recipe
+from etude.recipes import options as given
+from etude.recipes import plan as plan_recipe
+from etude.recipes import training as asked
+from etude.recipes.options import DataOptions, ModelOptions, RunOptions, TrainOptions
+
+
+def demo(
+    *,
+    out: str | None = None,
+    train: Annotated[demo_recipe.DemoOptions, Training] = demo_recipe.DemoOptions(),  # noqa: B008  # frozen
+    run: Annotated[RunOptions, Run] = RunOptions(),  # noqa: B008
+) -> None:
+    """Tell what etude demo will do.
+
+    Parameters
+    ----------
+    out
+        A PNG of learning rate and momentum to draw.
+    """
+    finish(plan_recipe.plan(demo_recipe.training(train), run, out=out), run)
+
+
+def train(
+    path: str | None = None,
+    /,
+    *,
+    out: str | None = None,
+    folds: int = 0,
+    data: Annotated[DataOptions, Pictures] = DataOptions(),  # noqa: B008  # frozen
+    model: Annotated[ModelOptions, Model] = ModelOptions(),  # noqa: B008
+    train: Annotated[TrainOptions, Training] = TrainOptions(),  # noqa: B008
+    run: Annotated[RunOptions, Run] = RunOptions(),  # noqa: B008
+) -> None:
+    """Tell what etude train will do with your own pictures.
+
+    Parameters
+    ----------
+    path
+        A folder, an archive, or a known data set; the same as --data.
+    out
+        A PNG of learning rate and momentum to draw.
+    folds
+        Of a cross-validation; the first of its trainings is planned.
+    """
+    training = asked.Training(name="train", data=given.pictures_of(path, data), model=model, train=train)
+    finish(plan_recipe.plan(training, run, out=out, folds=folds), run)
+
+
+def imagenette(
+    *,
+    out: str | None = None,
+    data: Annotated[DataOptions, Pictures] = DataOptions(),  # noqa: B008  # frozen
+    model: Annotated[ModelOptions, Model] = ModelOptions(),  # noqa: B008
+    train: Annotated[imagenette_recipe.ImagenetteOptions, Training] = imagenette_recipe.ImagenetteOptions(),  # noqa: B008
+    run: Annotated[RunOptions, Run] = RunOptions(),  # noqa: B008
+) -> None:
+    """Tell what etude imagenette will do.
+
+    Parameters
+    ----------
+    out
+        A PNG of learning rate and momentum to draw.
+    """
+    finish(plan_recipe.plan(imagenette_recipe.training("imagenette", data, model, train), run, out=out), run)
+
+
+def imagewoof(
+    *,
+    out: str | None = None,
+    data: Annotated[DataOptions, Pictures] = DataOptions(),  # noqa: B008  # frozen
+    model: Annotated[ModelOptions, Model] = ModelOptions(),  # noqa: B008
+    train: Annotated[imagenette_recipe.ImagenetteOptions, Training] = imagenette_recipe.ImagenetteOptions(),  # noqa: B008
+    run: Annotated[RunOptions, Run] = RunOptions(),  # noqa: B008
+) -> None:
+    """Tell what etude imagewoof will do.
+
+    Parameters
+    ----------
+    out
+        A PNG of learning rate and momentum to draw.
+    """
+    finish(plan_recipe.plan(imagenette_recipe.training("imagewoof", data, model, train), run, out=out), run)

@@ -1,0 +1,122 @@
+"""Find a learning rate for a recipe: try a hundred on a copy of its model, draw the losses, say what to use."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from etude.recipes.options import (
+    DataOptions,
+    ModelOptions,
+    OutputOptions,
+    TrainOptions,
+    check_picture,
+    in_flags,
+    refuse_changed,
+    teller,
+)
+
+if TYPE_CHECKING:
+    from etude.recipes.training import Training
+    from etude.types import Json
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinderOptions:
+    """Which rates are tried."""
+
+    low: float = 1e-6
+    """The first learning rate."""
+    high: float = 10.0
+    """The last learning rate; the test ends earlier when the loss rises out of its range."""
+    num_steps: int = 100
+    """Steps between the two; as many epochs as they take."""
+    out: str = "lr-find.png"
+    """The PNG to write."""
+
+
+def lr_find(
+    training: Training,
+    finder: FinderOptions = FinderOptions(),  # frozen
+    output: OutputOptions = OutputOptions(),  # noqa: B008
+) -> dict[str, Json]:
+    """Try learning rates on a training as it was asked for; no run's folder is made.
+
+    Args:
+        training: what is to be trained. What only a whole training reads, such as its epochs, goes into the command.
+        finder: which rates, and where the picture goes.
+        output: what is printed.
+
+    Returns:
+        `{"suggestion": rate or None, "suggestions": {rule: rate}, "note": why there is none, "stopped": why the test
+        ended, "command": the training with that rate, "picture": path, "lrs": rates, "losses": loss at each}`.
+    """
+    from etude.training.finder import find_lr
+
+    say = teller(output)
+    _check(training, finder)
+    say(
+        f"trying learning rates from {finder.low:g} to {finder.high:g} in {finder.num_steps} steps, on a copy of the "
+        "model; no run is kept"
+    )
+    learner = training.learner(quiet=output.quiet)
+    curve = find_lr(learner, low=finder.low, high=finder.high, num_steps=finder.num_steps)
+    say(curve.stopped)
+    if picture := finder.out if len(curve.lrs) > 1 else None:
+        curve.draw(picture)
+        say(f"look at {picture}")
+    for rule, lr in curve.suggestions.items():
+        say(f"  {rule:<14} {lr:.1e}{', the suggestion' if lr == curve.suggestion else ''}")
+    note, command = _with_flags(curve.note), None
+    if curve.suggestion is None:
+        say(f"no suggestion: {note}")
+    else:
+        command = command_of(training, curve.suggestion)
+        say(f"use it: {command}")
+    return {
+        "suggestion": curve.suggestion,
+        "suggestions": {**curve.suggestions},
+        "note": note,
+        "stopped": curve.stopped,
+        "command": command,
+        "picture": picture,
+        "lrs": list(curve.lrs),
+        "losses": list(curve.losses),
+    }
+
+
+def _check(training: Training, finder: FinderOptions) -> None:
+    """Refuse what cannot be done before pictures are read."""
+    from etude.errors import ConfigError
+    from etude.training.finder import check_rates
+
+    check_picture(finder.out)
+    refuse_changed(training.train, ("lr",), "every learning rate from --low to --high is tried")
+    try:
+        check_rates(finder.low, finder.high, finder.num_steps)
+    except ConfigError as error:
+        raise ConfigError(_with_flags(str(error))) from error
+    training.check()
+
+
+def command_of(training: Training, lr: float) -> str:
+    """The command that trains this with a learning rate: every flag that is not at its default."""
+    words = ["etude", training.name]
+    given: tuple[DataOptions | ModelOptions | TrainOptions, ...] = (training.train,)
+    if training.kind != "digits":
+        given = (training.data, training.model, training.train)
+        if training.name == "train" and training.data.data is not None:
+            words.append(training.data.data)
+    for options in given:
+        usual = type(options)()
+        for field in fields(options):
+            value = getattr(options, field.name)
+            at_its_place = field.name == "lr" or (field.name == "data" and training.name == "train")
+            if not at_its_place and value != getattr(usual, field.name):
+                words += [f"--{field.name.replace('_', '-')}", *([] if value is True else [f"{value}"])]
+    return shlex.join([*words, "--lr", f"{lr:.1e}"])
+
+
+def _with_flags(message: str) -> str:
+    return in_flags(message, ("low", "high", "num_steps"))
