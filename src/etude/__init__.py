@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from etude.errors import EtudeError as EtudeError
     from etude.errors import LoadError as LoadError
     from etude.errors import NonFiniteError as NonFiniteError
+    from etude.errors import SaveError as SaveError
     from etude.errors import SkipStep as SkipStep
     from etude.errors import StopEpoch as StopEpoch
     from etude.errors import StopFit as StopFit
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from etude.schedules import flat_cosine as flat_cosine
     from etude.schedules import one_cycle as one_cycle
     from etude.training.callback import Callback as Callback
+    from etude.training.callbacks.checkpoints import Checkpoints as Checkpoints
     from etude.training.callbacks.clip import ClipGradNorm as ClipGradNorm
     from etude.training.callbacks.debug import Debug as Debug
     from etude.training.callbacks.mixup import MixUp as MixUp
@@ -41,8 +43,11 @@ if TYPE_CHECKING:
     from etude.training.callbacks.scheduler import Scheduler as Scheduler
     from etude.training.callbacks.stop import EarlyStopping as EarlyStopping
     from etude.training.callbacks.stop import SaveBest as SaveBest
+    from etude.training.finder import find_lr as find_lr
     from etude.training.history import History as History
     from etude.training.learner import Learner as Learner
+    from etude.training.lr_curve import LRCurve as LRCurve
+    from etude.training.plan import Plan as Plan
     from etude.training.predict import Prediction as Prediction
     from etude.training.predict import Predictions as Predictions
     from etude.training.step import detached as detached
@@ -63,6 +68,7 @@ _NAMES = {
     "EtudeError": "errors",
     "LoadError": "errors",
     "NonFiniteError": "errors",
+    "SaveError": "errors",
     "SkipStep": "errors",
     "StopEpoch": "errors",
     "StopFit": "errors",
@@ -74,6 +80,7 @@ _NAMES = {
     "flat_cosine": "schedules",
     "one_cycle": "schedules",
     "Callback": "training.callback",
+    "Checkpoints": "training.callbacks.checkpoints",
     "ClipGradNorm": "training.callbacks.clip",
     "Debug": "training.callbacks.debug",
     "MixUp": "training.callbacks.mixup",
@@ -82,8 +89,11 @@ _NAMES = {
     "Scheduler": "training.callbacks.scheduler",
     "EarlyStopping": "training.callbacks.stop",
     "SaveBest": "training.callbacks.stop",
+    "find_lr": "training.finder",
     "History": "training.history",
     "Learner": "training.learner",
+    "LRCurve": "training.lr_curve",
+    "Plan": "training.plan",
     "Prediction": "training.predict",
     "Predictions": "training.predict",
     "detached": "training.step",

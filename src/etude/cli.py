@@ -1,6 +1,6 @@
 """The command line: `etude <command> [flags]`.
 
-Exit codes: 0 all went well, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C.
+Exit codes: 0 all went well, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from etude.commands import data, predict, train
+from etude.commands import data, lr_find, plan, predict, resume, runs, train
 from etude.commands.shared import SomeBadError
 from etude.recipes import options as given
 
@@ -32,8 +32,12 @@ app.command(train.imagenette)
 app.command(train.imagewoof)
 app.command(train.techniques_study)
 app.command(train.noisy_label_study)
+app.command(resume.resume)
 app.command(predict.predict)
 app.command(predict.evaluate)
+app.command(runs.runs)
+app.command(runs.show)
+app.command(runs.compare)
 
 data_app = App(name="data", help="Look at data before training on it.", help_format="plaintext")
 app.command(data_app)
@@ -42,6 +46,26 @@ data_app.command(data.get)
 data_app.command(data.check)
 data_app.command(data.show)
 data_app.command(data.cache)
+
+lr_find_app = App(
+    name="lr-find", help="Find a learning rate: lr-find TRAINING, with that training's flags.", help_format="plaintext"
+)
+app.command(lr_find_app)
+lr_find_app.command(lr_find.demo)
+lr_find_app.command(lr_find.train)
+lr_find_app.command(lr_find.imagenette)
+lr_find_app.command(lr_find.imagewoof)
+
+plan_app = App(
+    name="plan",
+    help="Tell what a training will do: plan TRAINING, with that training's flags.",
+    help_format="plaintext",
+)
+app.command(plan_app)
+plan_app.command(plan.demo)
+plan_app.command(plan.train)
+plan_app.command(plan.imagenette)
+plan_app.command(plan.imagewoof)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

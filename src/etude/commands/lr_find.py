@@ -1,0 +1,80 @@
+"""Commands that find a learning rate: `etude lr-find ...`, with the flags of the training that is meant."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from etude.commands.shared import Model, Output, Pictures, SomeBadError, Training, finish
+from etude.recipes import demo as demo_recipe
+from etude.recipes import imagenette as imagenette_recipe
+from etude.recipes import lr_find as lr_find_recipe
+from etude.recipes import options as given
+from etude.recipes import training as asked
+from etude.recipes.lr_find import FinderOptions
+from etude.recipes.options import DataOptions, ModelOptions, OutputOptions, TrainOptions
+
+Rates = Parameter(name="*")
+
+
+def demo(
+    *,
+    finder: Annotated[FinderOptions, Rates] = FinderOptions(),  # noqa: B008  # frozen
+    train: Annotated[demo_recipe.DemoOptions, Training] = demo_recipe.DemoOptions(),  # noqa: B008
+    output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008
+) -> None:
+    """Find a learning rate for etude demo, without a download."""
+    _find(demo_recipe.training(train), finder, output)
+
+
+def train(
+    path: str | None = None,
+    /,
+    *,
+    finder: Annotated[FinderOptions, Rates] = FinderOptions(),  # noqa: B008  # frozen
+    data: Annotated[DataOptions, Pictures] = DataOptions(),  # noqa: B008
+    model: Annotated[ModelOptions, Model] = ModelOptions(),  # noqa: B008
+    train: Annotated[TrainOptions, Training] = TrainOptions(),  # noqa: B008
+    output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008
+) -> None:
+    """Find a learning rate for etude train, on your own pictures.
+
+    Parameters
+    ----------
+    path
+        A folder, an archive, or a known data set; the same as --data.
+    """
+    training = asked.Training(name="train", data=given.pictures_of(path, data), model=model, train=train)
+    _find(training, finder, output)
+
+
+def imagenette(
+    *,
+    finder: Annotated[FinderOptions, Rates] = FinderOptions(),  # noqa: B008  # frozen
+    data: Annotated[DataOptions, Pictures] = DataOptions(),  # noqa: B008
+    model: Annotated[ModelOptions, Model] = ModelOptions(),  # noqa: B008
+    train: Annotated[imagenette_recipe.ImagenetteOptions, Training] = imagenette_recipe.ImagenetteOptions(),  # noqa: B008
+    output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008
+) -> None:
+    """Find a learning rate for etude imagenette."""
+    _find(imagenette_recipe.training("imagenette", data, model, train), finder, output)
+
+
+def imagewoof(
+    *,
+    finder: Annotated[FinderOptions, Rates] = FinderOptions(),  # noqa: B008  # frozen
+    data: Annotated[DataOptions, Pictures] = DataOptions(),  # noqa: B008
+    model: Annotated[ModelOptions, Model] = ModelOptions(),  # noqa: B008
+    train: Annotated[imagenette_recipe.ImagenetteOptions, Training] = imagenette_recipe.ImagenetteOptions(),  # noqa: B008
+    output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008
+) -> None:
+    """Find a learning rate for etude imagewoof."""
+    _find(imagenette_recipe.training("imagewoof", data, model, train), finder, output)
+
+
+def _find(training: asked.Training, finder: FinderOptions, output: OutputOptions) -> None:
+    result = lr_find_recipe.lr_find(training, finder, output)
+    finish(result, output)
+    if result["suggestion"] is None:
+        raise SomeBadError
