@@ -33,6 +33,9 @@ check: $(STAMP) ## lint, types, and file and function budgets
 	@echo "mypy --strict" && $(BIN)/mypy
 	@echo "budgets" && $(BIN)/python tests/budgets.py
 
+kill-test: $(STAMP) ## kill a training 200 times, also inside a save: nothing lost, the same bits (a minute)
+	@$(BIN)/python tests/kill.py
+
 bench: $(STAMP) ## time the training loop against a bare one, side by side
 	@$(BIN)/python benchmarks/loop.py
 
@@ -43,4 +46,4 @@ docs: $(STAMP) ## build the documentation into docs/_build
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) docs/_build build dist .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help demo test test-all check bench docs clean
+.PHONY: help demo test test-all check kill-test bench docs clean

@@ -144,11 +144,18 @@ def _training(config: dict[str, Any], changes: dict[str, Any], cwd: Path) -> Tra
     """What was trained, with what was measured then: precision and device must not be chosen anew."""
     training = Training.of(config["training"])
     measured = {name: config[name] for name in ("precision", "device") if config.get(name) is not None}
-    data = training.data.data
-    if data is not None and not Path(data).exists() and (there := cwd / data).exists():
-        # the run was started from another folder
-        training = replace(training, data=replace(training.data, data=str(there)))
-    return replace(training, train=replace(training.train, **(measured | changes)))
+    return replace(
+        training,
+        data=replace(training.data, data=_from(cwd, training.data.data)),
+        model=replace(training.model, arch=_from(cwd, training.model.arch) or training.model.arch),
+        train=replace(training.train, **(measured | changes)),
+    )
+
+
+def _from(cwd: Path, name: str | None) -> str | None:
+    """A path as it was meant where the run was started; names that are no paths stay as they are."""
+    there = None if name is None or Path(name).exists() else cwd / name
+    return name if there is None or not there.exists() else str(there)
 
 
 def _kept(config: dict[str, Any]) -> dict[str, Any]:

@@ -201,7 +201,10 @@ def remove_leftovers(folder: Path) -> None:
         if path.name.startswith((_UNFINISHED, _REMOVED)):
             _discard(path)
         elif (position := position_of(path)) is not None and position[2]:
-            _take_place(path)
+            if os.path.lexists(path.with_name(path.name.removesuffix(_REPLACING))) and not is_whole(path):
+                remove(path)
+            else:
+                _take_place(path)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -268,6 +271,15 @@ def verify(checkpoint: Path) -> None:
     """Hash every file of a checkpoint; raises `LoadError` that names the one that is missing or damaged."""
     for name, digest in _manifest(checkpoint)["files"].items():
         _read_file(checkpoint / name, digest)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether `verify` finds nothing."""
+    try:
+        verify(checkpoint)
+    except LoadError:
+        return False
+    return True
 
 
 def _manifest(checkpoint: Path) -> dict[str, Any]:

@@ -30,8 +30,11 @@ def to_json(value: Any, tensors: dict[str, Tensor], place: str = "") -> Json:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else {"$float": repr(value)}
+        # float(): NumPy's own kind writes itself otherwise
+        return value if math.isfinite(value) else {"$float": repr(float(value))}
     if isinstance(value, Tensor):
+        while place in tensors:  # two places can have one name, such as those of 0 and "0"
+            place += "'"
         tensors[place] = value
         return {"$tensor": place}
     if isinstance(value, tuple):
@@ -55,22 +58,38 @@ def from_json(json: Any, tensors: dict[str, Tensor]) -> Any:
     Raises:
         LoadError: a tensor is not there, or the form is none that `to_json` writes.
     """
+    try:
+        return _value(json, tensors)
+    except RecursionError:
+        raise LoadError("the state is nested deeper than any that etude writes") from None
+
+
+def _value(json: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(json, list):
-        return [from_json(item, tensors) for item in json]
+        return [_value(item, tensors) for item in json]
     if not isinstance(json, dict):
         return json
     if not any(key.startswith("$") for key in json):
-        return {key: from_json(item, tensors) for key, item in json.items()}
+        return {key: _value(item, tensors) for key, item in json.items()}
     try:
         ((kind, content),) = json.items()
         if kind == "$tensor":
             return tensors[content]
         if kind == "$float":
             return _NOT_FINITE[content]
+        if kind in ("$tuple", "$dict") and not isinstance(content, list):
+            raise TypeError(f"a {type(content).__name__} is no list")
         if kind == "$tuple":
-            return tuple(from_json(item, tensors) for item in content)
+            return tuple(_value(item, tensors) for item in content)
         if kind == "$dict":
-            return {from_json(key, tensors): from_json(item, tensors) for key, item in content}
+            return {_value(key, tensors): _value(item, tensors) for key, item in map(_pair, content)}
     except (KeyError, TypeError, ValueError) as error:
-        raise LoadError(f"the state holds {str(json)[:80]}, which cannot be read: {error}") from error
+        raise LoadError(f"the state holds {str(json)[:80]}, which cannot be read: {error!r}") from error
     raise LoadError(f"the state holds a {kind!r}, which this version of etude does not know")
+
+
+def _pair(content: Any) -> tuple[Any, Any]:
+    if not isinstance(content, list):
+        raise TypeError(f"a {type(content).__name__} is no list")
+    key, value = content
+    return key, value

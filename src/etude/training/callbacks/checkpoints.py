@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
@@ -72,6 +72,9 @@ class Checkpoints(Callback):
         self.minutes, self.on_error = minutes, on_error
         self.best_value: float | None = None
         self.best_name = ""
+        self._best_written = ""
+        """The best one that is on the disk; not `best_name` while that one is being written, or could not be."""
+        self._begun = self._has_saved = False
         self._writer: _Writer | None = None
         self._wish: Callable[[], int | None] = lambda: None
         self._before_validation: snapshot.Bystanders | None = None
@@ -80,11 +83,32 @@ class Checkpoints(Callback):
     @override
     def before_fit(self, learner: Learner) -> None:
         """Say where a stop can be taken up again, if that is not everywhere."""
+        # a fit that a second Ctrl-C has ended did not wait for it
+        self._forget_writer()
         checkpoint.remove_leftovers(self.folder)
-        self.best_value, self.best_name, self._last = None, "", time.monotonic()
+        self.best_value, self.best_name, self._best_written = None, "", ""
+        self._begun, self._has_saved, self._last = False, False, time.monotonic()
         learner.running().at_rest.append(lambda after: self._rest(learner, after))
         if not isinstance(learner.data.train, SeekableLoader) and learner.show_progress:
             print("a ready-made loader of batches: checkpoints at the ends of epochs only", flush=True)
+
+    @override
+    def before_step(self, learner: Learner) -> None:
+        """Refuse, before the first step, a folder whose checkpoints are of a fit that is further on.
+
+        Beside those of this fit they would be the newest, so they would be kept, and resumed from, in place of them.
+        A damaged one is none: the fit goes on from the one before it.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        for path in checkpoint.checkpoints(self.folder):
+            position = checkpoint.position_of(path)
+            if position is not None and position[0] > learner.progress.step and checkpoint.is_whole(path):
+                raise ConfigError(
+                    f"{path} is of a fit that is further on than step {learner.progress.step}, where this one begins. "
+                    f"To go on with it, pass resume={str(self.folder)!r}; else name another folder, or remove it"
+                )
 
     @override
     def during_fit(self, learner: Learner) -> AbstractContextManager[Any]:
@@ -98,12 +122,30 @@ class Checkpoints(Callback):
                 yield
             except Exception:
                 # the fit's own error is the one to be told
-                if self._writer is not None:
-                    self._writer.join()
+                self._forget_writer()
                 raise
             finally:
                 self._before_validation = None
             self._collect(learner)
+            self._tidy(learner)
+            if (wish := self._wish()) is not None:
+                # it came after the last point of rest; what follows this fit must not begin
+                self._stop(learner, wish)
+
+    def _tidy(self, learner: Learner) -> None:
+        """Remove what failing or killed saves have left, the older checkpoints that they did not come to among it."""
+        with suppress(OSError):
+            checkpoint.remove_leftovers(self.folder)
+            found = checkpoint.checkpoints(self.folder)
+            # the first save of a fit does this; one that is resumed at its end has none
+            if found and not self._has_saved and found[0].name == _end_of(learner) and checkpoint.is_whole(found[0]):
+                _prune(self.folder, found[0].name, (self.best_name, self._best_written), self.keep)
+
+    def _forget_writer(self) -> None:
+        """Wait for the checkpoint under way, whatever becomes of it."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.join()
 
     def _rest(self, learner: Learner, after: Rest) -> None:
         """Save if it is time, and stop if that was asked for."""
@@ -122,7 +164,8 @@ class Checkpoints(Callback):
     def after_eval_batch(self, learner: Learner, batch: Batch, output: StepOutput) -> None:
         """A wish to stop need not wait for the end of a validation pass: it is begun anew by the resumed run."""
         wish = self._wish()
-        if wish is None or self._before_validation is None:
+        # a callback may evaluate on its own, between epochs or within one
+        if wish is None or self._before_validation is None or learner.running().train_results is None:
             return
         around = self._before_validation
         taken = snapshot.take(learner)
@@ -144,16 +187,16 @@ class Checkpoints(Callback):
         if self.best is None or self.best not in row:
             return
         if is_better(row[self.best], self.best_value, maximize=direction(self.best, None)):
-            progress = learner.progress
             self.best_value = row[self.best]
-            self.best_name = f"step-{progress.step:08d}-epoch-{progress.epoch:04d}"
+            self.best_name = _end_of(learner)
 
     def _save(self, learner: Learner, taken: snapshot.Snapshot) -> None:
         """Hand a snapshot to a thread of its own, once the one before it is on the disk."""
         learner.running().check_finite()
         self._collect(learner)
         self._last = time.monotonic()
-        self._writer = _Writer(taken, self.folder, saving.describe(learner), {self.best_name}, self.keep)
+        best = (self.best_name, self._best_written)
+        self._writer = _Writer(taken, self.folder, saving.describe(learner), best, self.keep)
         self._writer.start()
 
     def _collect(self, learner: Learner) -> None:
@@ -166,28 +209,39 @@ class Checkpoints(Callback):
             told = f"checkpoint {writer.name} could not be written: {writer.error}"
             if self.on_error == "stop":
                 raise SaveError(f"{told}. Make room or name another folder; earlier checkpoints are as they were")
-            learner.history.notes.append(told)
+            learner.running().history.notes.append(told)
             print(f"{told}; training goes on, earlier checkpoints are as they were", file=sys.stderr, flush=True)
         elif writer.error is not None:
             raise writer.error
+        else:
+            self._has_saved = True
+            if writer.name == writer.best[0]:
+                self._best_written = writer.name
 
     def _stop(self, learner: Learner, wish: int) -> None:
         """Wait until all is on the disk, and leave."""
         self._collect(learner)
         found = checkpoint.checkpoints(self.folder)
-        where = f"stopped; {found[0]} holds all of it" if found else "stopped before the first checkpoint"
+        position = checkpoint.position_of(found[0]) if found else None
+        if position is None:
+            where = "stopped before the first checkpoint"
+        elif position[0] == learner.progress.step:
+            where = f"stopped; {found[0]} holds all of it"
+        else:
+            where = f"stopped at step {learner.progress.step}; the newest checkpoint is {found[0]}"
         print(where, file=sys.stderr, flush=True)
         interrupt.stop(wish)
 
     @override
     def state_dict(self) -> dict[str, Any]:
         """Which checkpoint is the best."""
-        return {"best_value": self.best_value, "best_name": self.best_name}
+        return {"best_value": self.best_value, "best_name": self.best_name, "best_written": self._best_written}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on comparing with it."""
         self.best_value, self.best_name = state["best_value"], state["best_name"]
+        self._best_written = state["best_written"]
 
     @override
     def config(self) -> dict[str, Json]:
@@ -203,12 +257,12 @@ class _Writer(threading.Thread):
         taken: snapshot.Snapshot,
         folder: Path,
         description: dict[str, Json] | None,
-        kept: set[str],
+        best: tuple[str, str],
         keep: int,
     ) -> None:
         super().__init__(name=checkpoint.name_of(taken), daemon=True)
         self._taken, self._folder, self._description = taken, folder, description
-        self._kept, self._keep = kept, keep
+        self.best, self._keep = best, keep
         self.error: Exception | None = None
 
     @override
@@ -216,11 +270,25 @@ class _Writer(threading.Thread):
         try:
             _check_weights(self._taken)
             checkpoint.write(self._taken, self._folder, self._description)
-            for old in checkpoint.checkpoints(self._folder)[self._keep :]:
-                if old.name not in self._kept:
-                    checkpoint.remove(old)
+            _prune(self._folder, self.name, self.best, self._keep)
         except Exception as error:
             self.error = error
+
+
+def _prune(folder: Path, newest: str, best: tuple[str, str], keep: int) -> None:
+    """Remove all but the newest one and those before it, and the best or, where that is not there, the one before."""
+    there = checkpoint.checkpoints(folder)
+    names = [path.name for path in there]
+    # those before it in this list are later ones that are damaged: the fit is about to train those steps again
+    first = names.index(newest)
+    kept = {*names[first : first + keep], best[0] if best[0] in names else best[1]}
+    for old in there:
+        if old.name not in kept:
+            checkpoint.remove(old)
+
+
+def _end_of(learner: Learner) -> str:
+    return checkpoint.name_at(learner.progress.step, learner.progress.epoch)
 
 
 def _check_weights(taken: snapshot.Snapshot) -> None:
