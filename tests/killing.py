@@ -159,7 +159,7 @@ class Saboteur:
             self._patch(os, name, name)
         self._patch(safetensors.torch, "save_file", "save_file", _half_of_tensors)
         self._patch(Path, "open", "open")
-        self._patch(checkpoint, "_write_text", "text", _half_of_text)
+        self._patch(checkpoint, "write_text", "text", _half_of_text)
 
     def _patch(self, owner: Any, attribute: str, name: str, half: Callable[..., Any] | None = None) -> None:
         real = getattr(owner, attribute)

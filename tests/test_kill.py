@@ -101,9 +101,9 @@ def test_a_command_that_is_stopped_and_resumed(number, photos, weights, tmp_path
         assert f"stopped; {newest} holds all of it" in told
     else:
         assert code == -number
-        _run("resume", str(run), "--quiet", log=log)
+        _run("resume", str(run), log=log)
     if code != -number:
-        assert etude("resume", run, "--quiet").code == 0
+        assert etude("resume", run).code == 0
 
     assert (run / "model.safetensors").read_bytes() == weights
     assert all(checkpoint.position_of(path) for path in (run / "checkpoints").iterdir())

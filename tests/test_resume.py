@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from etude import Callback, ClipGradNorm, Learner, MixUp, SaveBest, flat
+from etude import Callback, ClipGradNorm, Learner, MixUp, Record, SaveBest, flat
 from etude.errors import ConfigError, LoadError
 from etude.testing import same
 from etude.training import checkpoint
@@ -223,6 +223,16 @@ def test_another_fit_is_refused_unless_it_is_asked_for(stopped, other, words, ch
     if change is not None:
         resumed = _resume(stopped, **other, change=[change])
         assert len(resumed.history) == other.get("epochs", EPOCHS)
+
+
+def test_what_only_watches_may_come_and_go(stopped):
+    """A bar, a record, another number of kept checkpoints: the weights are the same."""
+    plain = _resume(stopped)
+    made = learner([Record(), MixUp(0.4), StopAt(None), Checkpoints(stopped.parent / "other", keep=5)])
+    made.show_progress = True
+    made.fit(EPOCHS, lr=0.05, resume=stopped)
+
+    assert same(plain.model.state_dict(), made.model.state_dict())
 
 
 def test_other_data_is_refused_by_what_differs(stopped):

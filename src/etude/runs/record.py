@@ -115,6 +115,8 @@ class KeepRun(Callback):
         resumed: what is said of a run that goes on; empty for a new one.
     """
 
+    decides_training = False
+
     def __init__(
         self,
         folder: Path,

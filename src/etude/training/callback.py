@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 from typing_extensions import override
@@ -32,6 +32,12 @@ class Callback:
     """The base of every callback; each class directly below it is final.
 
     Methods are called in the order of the learner's list. To combine two callbacks, wrap them in a third.
+    """
+
+    decides_training: ClassVar[bool] = True
+    """Whether a fit without it, or with other settings of it, could end with other weights.
+
+    A resume is strict about these, and takes the others as they come: a progress bar, the record of a run.
     """
 
     # -- transform: training only, the value comes in and goes out ------------------------------------------------

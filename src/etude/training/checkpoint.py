@@ -15,7 +15,6 @@ read is hashed before it is used, so a file that was cut, changed, swapped, lost
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -33,6 +32,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from etude.errors import LoadError
+from etude.training.durable import sync_folder, write_tensors, write_text
 from etude.training.snapshot import Snapshot
 from etude.training.trees import from_json, to_json
 from etude.types import Json
@@ -85,14 +85,14 @@ def write(snapshot: Snapshot, folder: Path, description: dict[str, Json] | None)
     """
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     name = name_of(snapshot)
     unfinished = folder / f"{_UNFINISHED}{name}"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir()
         _write_files(snapshot, unfinished, description)
-        _sync_folder(unfinished)
+        sync_folder(unfinished)
         _publish(unfinished, folder / name)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -108,12 +108,12 @@ def _write_files(snapshot: Snapshot, folder: Path, description: dict[str, Json] 
     state["weights"] = list(snapshot.model)
     text = json.dumps(to_json(state, tensors), allow_nan=False)
     digests = {
-        _MODEL: _write_tensors(weights, folder / _MODEL),
-        _TENSORS: _write_tensors(tensors, folder / _TENSORS),
-        _STATE: _write_text(text, folder / _STATE),
+        _MODEL: write_tensors(weights, folder / _MODEL),
+        _TENSORS: write_tensors(tensors, folder / _TENSORS),
+        _STATE: write_text(text, folder / _STATE),
     }
     if description is not None:
-        digests[_DESCRIPTION] = _write_text(json.dumps(description), folder / _DESCRIPTION)
+        digests[_DESCRIPTION] = write_text(json.dumps(description), folder / _DESCRIPTION)
     about = {
         "format": FORMAT,
         "torch": str(torch.__version__),
@@ -124,36 +124,7 @@ def _write_files(snapshot: Snapshot, folder: Path, description: dict[str, Json] 
     }
     manifest = to_json(about, {})
     assert isinstance(manifest, dict)
-    _write_text(json.dumps({**manifest, "sha256": _digest_of(manifest)}, indent=2), folder / MANIFEST)
-
-
-def _write_tensors(tensors: dict[str, Tensor], path: Path) -> str:
-    """Write a safetensors file and bring it to the disk; returns its digest."""
-    path.touch()
-    mode = path.stat().st_mode
-    # one at a time: shared tensors are written twice, and each in plain order, for the format knows no other
-    plain = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    try:
-        safetensors.torch.save_file(plain, path)
-    except SafetensorError as error:
-        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-    # it writes a file of its own that nobody else may read
-    path.chmod(mode)
-    with path.open("rb+") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    return digest
-
-
-def _write_text(text: str, path: Path) -> str:
-    data = text.encode()
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return hashlib.sha256(data).hexdigest()
+    write_text(json.dumps({**manifest, "sha256": _digest_of(manifest)}, indent=2), folder / MANIFEST)
 
 
 def _publish(unfinished: Path, place: Path) -> None:
@@ -163,11 +134,11 @@ def _publish(unfinished: Path, place: Path) -> None:
         if replacing.exists():
             _take_place(replacing)
         unfinished.rename(replacing)
-        _sync_folder(place.parent)
+        sync_folder(place.parent)
         _take_place(replacing)
     else:
         unfinished.rename(place)
-    _sync_folder(place.parent)
+    sync_folder(place.parent)
 
 
 def _take_place(replacing: Path) -> None:
@@ -331,18 +302,3 @@ def _read_bytes(path: Path) -> bytes:
 
 def _digest_of(manifest: Any) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system has such a thing."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # some file systems, networked ones above all, cannot do that to a folder
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)

@@ -68,10 +68,12 @@ class Loop:
         learner, progress = self.learner, self.learner.progress
         progress.num_epochs, progress.steps_per_epoch = num_epochs, -(-len(self.train) // learner.accumulate)
         progress.fit_epoch = progress.fit_step = progress.epoch_batch = 0
+        if resume is not None:
+            snapshot.check(resume, learner, self, change)
         with self._open():
             self.events.notify("before_fit", learner)
             if resume is not None:
-                snapshot.begin(resume, learner, self, change)
+                snapshot.place(resume, learner)
                 if resume.meter is not None:
                     # what it does to the model is not part of any state; what it counts is put back right after it
                     self.events.notify("before_epoch", learner)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from etude.errors import ConfigError, LoadError
 from etude.training import checkpoint
+from etude.training.durable import write_tensors, write_text
 from etude.training.predict import probabilities_of
 from etude.types import Json
 
@@ -93,17 +94,20 @@ def config_of(module: object) -> dict[str, Json] | None:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a state dict as safetensors: contiguous copies, each tensor once."""
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    """Write a state dict as safetensors, replacing the file in one step."""
     temporary = path.with_name(path.name + ".part")
-    save_file(weights, temporary)
+    write_tensors({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, temporary)
     temporary.replace(path)
 
 
 def write_json(path: Path, value: Json) -> None:
     """Write JSON, replacing the file in one step."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        # the name of a file may hold bytes that are no text
+        text = json.dumps(value, indent=2)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(text + "\n", temporary)
     temporary.replace(path)
 
 
@@ -114,7 +118,7 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
         LoadError: a file is missing, damaged, or of a newer format.
     """
     folder = Path(path)
-    if (folder / checkpoint.MANIFEST).exists():
+    if (folder / checkpoint.MANIFEST).exists() or checkpoint.position_of(folder) is not None:
         checkpoint.verify(folder)
     for name in (WEIGHTS, DESCRIPTION):
         if not (folder / name).is_file() and (kept := checkpoint.checkpoints(folder / checkpoint.FOLDER)):

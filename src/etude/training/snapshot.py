@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 from etude import random
 from etude.data.loaders import SeekableLoader, generators_of
 from etude.errors import ConfigError
-from etude.training.callback import describe
+from etude.training.callback import Callback, describe
 from etude.training.callbacks.scheduler import Scheduler
 from etude.training.history import Row
 from etude.training.optimizer import load_state
@@ -46,7 +46,7 @@ class Snapshot:
     optimizer: dict[str, Any]
     optimizer_class: str
     callbacks: list[tuple[str, dict[str, Any]]]
-    """Description and state of each callback, in order."""
+    """Name (see `name_of`) and state of each callback, in order."""
     precision: str
     seed: int
     accumulate: int
@@ -71,9 +71,9 @@ class Snapshot:
     """What tells the training data from any other."""
 
     @property
-    def epochs_done(self) -> int:
-        """Whole epochs of the fit."""
-        return self.progress["fit_epoch"]
+    def seconds_trained(self) -> float:
+        """Spent on the epochs of this fit, the one under way included."""
+        return sum(row["seconds"] for row in self.rows) + self.seconds
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def take(learner: Learner) -> Snapshot:
 def bystanders(learner: Learner) -> Bystanders:
     """The state of what a validation pass may change."""
     return Bystanders(
-        [(describe(callback), _copied(callback.state_dict())) for callback in learner.running().events.callbacks],
+        [(name_of(callback), _copied(callback.state_dict())) for callback in learner.running().events.callbacks],
         random.global_state(),
         [generator.get_state() for generator in _generators(learner)],
     )
@@ -136,8 +136,8 @@ def data_of(learner: Learner) -> dict[str, Any]:
     return {**dealt, **learner.data.identity}
 
 
-def begin(snapshot: Snapshot, learner: Learner, loop: Loop, change: Collection[str]) -> None:
-    """Check that a fit that has just begun is the one of the snapshot, and put its place in training.
+def check(snapshot: Snapshot, learner: Learner, loop: Loop, change: Collection[str]) -> None:
+    """Refuse a fit that is not the one of the snapshot; nothing is touched yet.
 
     Raises:
         ConfigError: the fit is another one: other callbacks, another number of epochs or steps, other data.
@@ -163,6 +163,10 @@ def begin(snapshot: Snapshot, learner: Learner, loop: Loop, change: Collection[s
             f"the snapshot was trained in {snapshot.precision}, this learner computes in {learner.precision.name}; "
             "to want that, resume with change=['precision']"
         )
+
+
+def place(snapshot: Snapshot, learner: Learner) -> None:
+    """Put where in training a snapshot was taken, and the seed that all keyed randomness hangs on."""
     for field in fields(learner.progress):
         if field.name not in ("num_epochs", "steps_per_epoch"):
             setattr(learner.progress, field.name, snapshot.progress[field.name])
@@ -179,7 +183,7 @@ def restore(snapshot: Snapshot, learner: Learner, loop: Loop) -> None:
         learner.loss_fn.load_state_dict(snapshot.loss)
     load_state(loop.optimizer, snapshot.optimizer)
     states = dict(_numbered([name for name, _ in snapshot.callbacks], [state for _, state in snapshot.callbacks]))
-    for key, callback in _numbered(map(describe, loop.events.callbacks), loop.events.callbacks):
+    for key, callback in _numbered(map(name_of, loop.events.callbacks), loop.events.callbacks):
         if key in states:
             callback.load_state_dict(_copied(states[key]))
     loop.history.rows[:] = copy.deepcopy(snapshot.rows)
@@ -198,22 +202,28 @@ def precision_of(snapshot: Snapshot, learner: Learner) -> Precision:
 
 
 def _check_callbacks(snapshot: Snapshot, loop: Loop, change: Collection[str]) -> None:
-    """Refuse other callbacks, or other settings of them; the schedule is a callback too."""
-    now = [(describe(callback), isinstance(callback, Scheduler)) for callback in loop.events.callbacks]
-    then = [(name, name.startswith(f"{Scheduler.__name__}(")) for name, _ in snapshot.callbacks]
+    """Refuse other callbacks, or other settings of them, where they decide what is trained; the schedule is one too."""
+    now, then = [name_of(callback) for callback in loop.events.callbacks], [name for name, _ in snapshot.callbacks]
     if "callbacks" in change:
         return
-    others = [[name for name, is_schedule in names if not is_schedule] for names in (then, now)]
+    schedule = f"{Scheduler.__name__}("
+    others = [[name for name in names if "(" in name and not name.startswith(schedule)] for names in (then, now)]
     if others[0] != others[1]:
         raise ConfigError(
             f"the snapshot was taken with the callbacks\n  {others[0]}\nand cannot go on with\n  {others[1]}\n"
             "Callbacks that are new or have other settings begin afresh with change=['callbacks']"
         )
-    if now != then and not {"lr", "num_epochs"} & set(change):
+    schedules = [[name for name in names if name.startswith(schedule)] for names in (then, now)]
+    if schedules[0] != schedules[1] and not {"lr", "num_epochs"} & set(change):
         raise ConfigError(
             "the snapshot was taken with another schedule of learning rate or momentum; to want the new one, resume "
             "with change=['lr']"
         )
+
+
+def name_of(callback: Callback) -> str:
+    """What a callback's state is kept under: its settings too where they decide what is trained, else its class."""
+    return describe(callback) if callback.decides_training else type(callback).__name__
 
 
 def _check_data(then: dict[str, Any], now: dict[str, Any], change: Collection[str]) -> None:
@@ -269,5 +279,5 @@ def _load_model(model: nn.Module, state: dict[str, Any]) -> None:
 
 
 def _copied(state: Any) -> Any:
-    """A copy on the CPU that keeps each tensor's memory format."""
-    return copy.deepcopy(tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state))
+    """A copy on the CPU that keeps each tensor's memory format; what else a state holds cannot change."""
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state)

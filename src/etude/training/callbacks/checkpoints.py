@@ -52,6 +52,8 @@ class Checkpoints(Callback):
         NonFiniteError: the weights are not finite; no checkpoint of them is kept.
     """
 
+    decides_training = False
+
     def __init__(
         self,
         folder: str | os.PathLike[str],

@@ -29,6 +29,8 @@ class ShowProgress(Callback):
     it costs nothing.
     """
 
+    decides_training = False
+
     def __init__(self) -> None:
         self._display: Display | None = None
         self._next = 0.0

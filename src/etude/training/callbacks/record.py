@@ -24,6 +24,8 @@ class Record(Callback):
     Source: SPEC A11.
     """
 
+    decides_training = False
+
     def __init__(self) -> None:
         self.lrs: list[float] = []
         self.momenta: list[float] = []
