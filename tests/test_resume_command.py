@@ -188,6 +188,95 @@ def test_a_finished_run_goes_on_with_more_epochs(whole, tmp_path):
     assert steps(folder)[: len(steps(whole))] == steps(whole)
 
 
+def test_a_finished_run_that_goes_on_is_unfinished_until_its_new_end(whole, tmp_path, monkeypatch):
+    """Stopped again, it must not be taken for the run that it was; and what was changed need not be said twice."""
+    folder = tmp_path / "longer"
+    shutil.copytree(whole, folder)
+    with stopped_after(1, monkeypatch):
+        etude("resume", folder, "--change", "epochs=5")
+    assert not (folder / "result.json").exists()
+    done = etude("resume", folder, "--json")
+
+    assert (done.code, done.json["epochs"]) == (0, 5)
+
+
+def test_a_change_holds_though_no_checkpoint_was_written_since(stopped, monkeypatch):
+    def killed(self, *values):
+        raise RuntimeError("as if killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("etude.runs.record.KeepRun.after_step", killed)
+        with pytest.raises(RuntimeError, match="as if killed"):
+            etude("resume", stopped, "--change", "epochs=4")
+    done = etude("resume", stopped, "--json")
+
+    assert (done.code, done.json["epochs"]) == (0, 4)
+
+
+def test_a_change_with_nothing_left_to_train_is_refused(whole):
+    before = (whole / "result.json").read_bytes()
+    done = etude("resume", whole, "--change", "lr=0.5")
+
+    assert done.code == 2
+    assert "nothing left for the change to act on" in done.errors
+    assert (whole / "result.json").read_bytes() == before
+
+
+def test_a_refused_resume_touches_nothing(stopped):
+    config = read(stopped / "config.json")
+    config["training"]["train"]["batch_size"] = 16
+    (stopped / "config.json").write_text(json.dumps(config))
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    done = etude("resume", stopped)
+
+    assert done.code == 2
+    assert "was trained on other data" in done.errors
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
+
+
+def test_seconds_are_those_of_all_its_parts(stopped):
+    done = etude("resume", stopped, "--json")
+    epochs = [json.loads(line) for line in (stopped / "history.jsonl").read_text().splitlines()]
+
+    assert done.json["train_seconds"] >= sum(row["seconds"] for row in epochs if row["kind"] == "epoch") - 0.01
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_result_is_an_error_that_says_what_to_do(stopped, content):
+    (stopped / "result.json").write_text(content)
+    done = etude("resume", stopped)
+
+    assert done.code == 2
+    assert "remove it, and the run goes on from its checkpoints" in done.errors
+
+
+@pytest.mark.parametrize("name", ["../precious", "/tmp/precious", "..", ""])
+def test_a_part_never_leads_out_of_its_folder(colors, tmp_path, monkeypatch, name):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "mine.txt").write_text("precious")
+    with stopped_after(1, monkeypatch):
+        etude("train", colors, *TRAIN, "--seeds", "2", "--run-dir", tmp_path / "cut")
+    config = read(tmp_path / "cut" / "config.json")
+    config["several"]["parts"][name] = config["several"]["parts"].pop("seed-42")
+    (tmp_path / "cut" / "config.json").write_text(json.dumps(config))
+    done = etude("resume", tmp_path / "cut")
+
+    assert done.code == 2
+    assert "is no name of a folder in it" in done.errors
+    assert (tmp_path / "precious" / "mine.txt").read_text() == "precious"
+
+
+def test_a_parts_folder_that_holds_something_else_is_not_touched(colors, tmp_path, monkeypatch):
+    with stopped_after(1, monkeypatch):
+        etude("train", colors, *TRAIN, "--seeds", "2", "--run-dir", tmp_path / "cut")
+    (tmp_path / "cut" / "seed-43").mkdir()
+    (tmp_path / "cut" / "seed-43" / "mine.txt").write_text("precious")
+    done = etude("resume", tmp_path / "cut")
+
+    assert done.code == 2
+    assert (tmp_path / "cut" / "seed-43" / "mine.txt").read_text() == "precious"
+
+
 def test_the_data_is_found_from_another_folder(whole, colors, tmp_path, monkeypatch):
     monkeypatch.chdir(colors.parent)
     with stopped_after(4, monkeypatch):

@@ -60,18 +60,27 @@ def resume(
             raise _refused(
                 f"{folder} holds several runs; --change one of them: etude resume {folder}/NAME --change ..."
             )
-        several = Several.of(config["several"])
-        return finish_all(several, folder, RunOptions(json=output.json, quiet=output.quiet, **_kept(config)))
+        try:
+            several = Several.of(config["several"])
+            run = RunOptions(json=output.json, quiet=output.quiet, **_kept(config))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _refused(f"{folder / 'config.json'} does not say which runs it holds: {error}") from error
+        return finish_all(several, folder, run)
     with running(folder):
         return _go_on(folder, config, changes, exact=exact, output=output)
 
 
 def finished(folder: Path) -> dict[str, Json] | None:
     """The result of a run that has ended; None for one that has not."""
-    try:
-        result: dict[str, Json] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    path = folder / "result.json"
+    if not path.exists():
         return None
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _refused(f"{path} is damaged ({error}); remove it, and the run goes on from its checkpoints") from error
+    if not isinstance(result, dict):
+        raise _refused(f"{path} is not what etude writes; remove it, and the run goes on from its checkpoints")
     return result
 
 
@@ -97,13 +106,25 @@ def _go_on(
     start = None
     if checkpoint.checkpoints(folder / checkpoint.FOLDER):
         start = checkpoint.read_newest(folder, say=say)
+        _refuse_at_its_end(folder, start, training, changes)
     say(_where(folder, start))
     learner = training.learner(quiet=output.quiet)
-    told = "; ".join(
-        [_where(folder, start), *(f"--change {name}={value}" for name, value in changes.items()), *different]
-    )
-    keep = KeepRun(folder, config["options"] | changes, training.record(), resumed=told if start else "")
-    return fit_and_finish(training, run, learner, keep, start, {CHANGES[name] for name in changes} - {"device"})
+    asked = [f"--change {name}={value}" for name, value in changes.items()]
+    told = "; ".join([_where(folder, start), *asked, *different]) if start else ""
+    # what was changed before stays so, also when no checkpoint has been written since
+    changed = {CHANGES[name] for name in changes} - {"device"} | set(config.get("changed", ()))
+    keep = KeepRun(folder, config["options"] | changes, training.record(), resumed=told, changed=changed)
+    return fit_and_finish(training, run, learner, keep, start, changed if start else ())
+
+
+def _refuse_at_its_end(folder: Path, start: Snapshot, training: Training, changes: dict[str, Any]) -> None:
+    """Refuse a change that could not take effect, for nothing is left to be trained."""
+    done = start.progress["fit_epoch"]
+    if changes and done >= training.train.epochs:
+        raise _refused(
+            f"{folder} has trained {done} epochs, so there is nothing left for the change to act on; give it more: "
+            f"--change epochs={done + 1}"
+        )
 
 
 def _where(folder: Path, start: Snapshot | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,8 +45,12 @@ class Several:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Several:
-        """What `record` gave; raises `KeyError` or `TypeError` for something else."""
+        """What `record` gave; raises `KeyError`, `TypeError` or `ValueError` for something else."""
+        from etude.runs.read import is_plain_name
+
         parts = {name: Training.of(part) for name, part in record["parts"].items()}
+        if bad := [name for name in parts if not is_plain_name(name)]:
+            raise ValueError(f"{bad[0]!r} is no name of a folder in it")
         return cls(record["title"], parts, record["result"], record["group"], record["variants"])
 
 
@@ -94,6 +97,13 @@ def run_all(several: Several, name: str, run: RunOptions) -> dict[str, Json]:
 
 def finish_all(several: Several, folder: Path, run: RunOptions) -> dict[str, Json]:
     """Train the parts that are not trained yet, go on with one that was stopped, and summarize all."""
+    from etude.runs.record import running
+
+    with running(folder):
+        return _finish_all(several, folder, run)
+
+
+def _finish_all(several: Several, folder: Path, run: RunOptions) -> dict[str, Json]:
     say = teller(run)
     results: dict[str, dict[str, Json]] = {}
     precision: Precision | None = None
@@ -113,14 +123,11 @@ def finish_all(several: Several, folder: Path, run: RunOptions) -> dict[str, Jso
 
 def _one(training: Training, folder: Path, run: RunOptions) -> dict[str, Json]:
     """A part's result: from its folder if it is there, else from training it, or what is left of it."""
-    from etude.recipes import resume
+    from etude.recipes.resume import resume
     from etude.recipes.train import train_once
 
     if (folder / "config.json").exists():
-        return resume.resume(str(folder), output=OutputOptions(json=run.json, quiet=run.quiet))
-    if folder.exists():
-        # made by a process that was killed before it had read its data
-        shutil.rmtree(folder)
+        return resume(str(folder), output=OutputOptions(json=run.json, quiet=run.quiet))
     return train_once(training, replace(run, run_dir=str(folder)))
 
 

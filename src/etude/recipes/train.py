@@ -89,7 +89,7 @@ def fit_and_finish(
     if resume is None:
         steps = _many(len(learner.data.train or ()), "step")
         say(f"{_many(train.epochs, 'epoch')} of {steps}; writing to {keep.folder}")
-    started = time.perf_counter()
+    started = time.perf_counter() - (resume.seconds_trained if resume is not None else 0.0)
     try:
         learner.fit(
             train.epochs,

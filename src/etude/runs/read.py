@@ -172,9 +172,12 @@ class RunRecord:
         return history > result and is_locked(self.folder / LOCK)
 
     def _how_it_ended(self) -> State:
-        ends = [text(line.get("why")) for line in self.incidents() if line.get("what") == "fit ended"]
-        if ends and ends[-1].startswith("KeyboardInterrupt"):
-            return State("stopped", "by Ctrl-C")
+        lines = [line for line in self.incidents() if line.get("what") in ("fit ended", "resumed")]
+        # how it ended before it was resumed is the past
+        ends = [text(line.get("why")) for line in lines[-1:] if line.get("what") == "fit ended"]
+        for signal, words in (("KeyboardInterrupt", "by Ctrl-C"), ("SystemExit: 143", "by SIGTERM")):
+            if ends and ends[-1].startswith(signal):
+                return State("stopped", words)
         if ends:
             return State("failed", ends[-1])
         if (self.folder / LOCK).exists():
@@ -229,12 +232,13 @@ def _is_run(folder: Path, config: Mapping[str, Any], damage: Mapping[str, str]) 
 
 def _parts(folder: Path, several: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[RunRecord, ...]]:
     """The runs in a folder of several: their names, and those that were begun. A name never leads out of the folder."""
-    planned = tuple(name for name in mapping(several.get("parts")) if _is_plain_name(name))
+    planned = tuple(name for name in mapping(several.get("parts")) if is_plain_name(name))
     found = (read_run(folder / name, with_parts=False) for name in planned)
     return planned, tuple(part for part in found if part is not None)
 
 
-def _is_plain_name(name: str) -> bool:
+def is_plain_name(name: str) -> bool:
+    """Whether a name that was read from a file is that of a folder inside, and leads nowhere else."""
     return name not in ("", ".", "..") and not set(name) & set("/\\:\0")
 
 

@@ -18,7 +18,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -43,12 +43,25 @@ if TYPE_CHECKING:
 def check_run_dir(run_dir: str | os.PathLike[str] | None) -> None:
     """Refuse a folder that holds something already; nothing of it is touched.
 
+    What a process leaves that was killed while it made the folder is nothing.
+
     Raises:
         ConfigError: naming it.
     """
     folder = Path(run_dir) if run_dir is not None else None
-    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is not an empty folder; name another one with --run-dir, or remove it")
+    if folder is None or not folder.exists():
+        return
+    if folder.is_dir() and all(_is_empty(path) for path in folder.iterdir()):
+        return
+    unfinished = (folder / "config.json").exists() and not (folder / "result.json").exists()
+    ways = f"go on with it: etude resume {folder}; or name" if unfinished else "name"
+    raise ConfigError(f"{folder} is not an empty folder; {ways} another one with --run-dir, or remove it")
+
+
+def _is_empty(path: Path) -> bool:
+    if path.name == "checkpoints" and path.is_dir():
+        return not any(path.iterdir())
+    return path.name in ("incidents.jsonl", "run.lock") and path.stat().st_size == 0
 
 
 def new_run_folder(name: str, run_dir: str | os.PathLike[str] | None = None, *, several: bool = False) -> Path:
@@ -69,7 +82,7 @@ def new_run_folder(name: str, run_dir: str | os.PathLike[str] | None = None, *, 
     else:
         folder = _first_free(Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
     if not several:
-        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints").mkdir(exist_ok=True)
         (folder / "incidents.jsonl").touch()
     return folder
 
@@ -113,6 +126,7 @@ class KeepRun(Callback):
         options: what the user asked for, by flag name.
         training: what a recipe needs to make the same learner again; None for one made by hand.
         resumed: what is said of a run that goes on; empty for a new one.
+        changed: what of it is not as it began, by the names that `Learner.fit` takes.
     """
 
     decides_training = False
@@ -124,8 +138,10 @@ class KeepRun(Callback):
         training: dict[str, Json] | None = None,
         *,
         resumed: str = "",
+        changed: Collection[str] = (),
     ) -> None:
-        self.folder, self.options, self.training, self.resumed = folder, options, training, resumed
+        self.folder, self.options, self.training = folder, options, training
+        self.resumed, self.changed = resumed, sorted(changed)
         self._record = Record()
         self._rows: list[tuple[int, dict[str, Json]]] = []
         """Each epoch's row, and how many batches were recorded before it."""
@@ -135,6 +151,9 @@ class KeepRun(Callback):
     def before_fit(self, learner: Learner) -> None:
         """Write down what was asked for, and where it runs."""
         saving.write_json(self.folder / "config.json", self._config(learner))
+        # of a run that was finished, and now goes on
+        for name in ("result.json", saving.WEIGHTS, saving.DESCRIPTION):
+            (self.folder / name).unlink(missing_ok=True)
         self._write_anew()
         if self.resumed:
             self.incident("resumed", self.resumed)
@@ -250,6 +269,7 @@ class KeepRun(Callback):
         return {
             "options": self.options,
             "training": self.training,
+            "changed": self.changed,
             "model": saving.config_of(learner.model) or type(learner.model).__name__,
             "data": {"description": learner.data.description, **learner.data.identity},
             "loss": str(learner.loss_fn),
