@@ -153,10 +153,14 @@ def test_states_come_from_result_lock_and_incidents(tmp_path):
     ended = {"what": "fit ended", "step": 2}
     make_run(tmp_path / "finished")
     make_run(tmp_path / "early", result={"stopped": "no better for 3 epochs"})
-    for name in ("running", "killed", "failed", "ctrl-c", "unknown", "resumed"):
+    for name in ("running", "killed", "failed", "ctrl-c", "sigterm", "again", "unknown", "resumed"):
         make_run(tmp_path / name, accuracy=None)
     write_lines(tmp_path / "failed" / "incidents.jsonl", [ended | {"why": "RuntimeError: out of memory"}])
     write_lines(tmp_path / "ctrl-c" / "incidents.jsonl", [ended | {"why": "KeyboardInterrupt: "}])
+    write_lines(tmp_path / "sigterm" / "incidents.jsonl", [ended | {"why": "SystemExit: 143"}])
+    again = [ended | {"why": "KeyboardInterrupt: "}, {"what": "resumed", "why": "going on from step 2"}]
+    write_lines(tmp_path / "again" / "incidents.jsonl", again)
+    (tmp_path / "again" / "run.lock").touch()
     write_lines(tmp_path / "resumed" / "incidents.jsonl", [ended | {"why": "KeyboardInterrupt: "}])
     (tmp_path / "killed" / "run.lock").touch()
     with FileLock(tmp_path / "running" / "run.lock"), FileLock(tmp_path / "resumed" / "run.lock"):
@@ -169,6 +173,8 @@ def test_states_come_from_result_lock_and_incidents(tmp_path):
         "killed": "failed",
         "failed": "failed",
         "ctrl-c": "stopped",
+        "sigterm": "stopped",
+        "again": "failed",
         "unknown": "unfinished",
         "resumed": "running",
     }
