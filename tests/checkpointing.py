@@ -22,6 +22,7 @@ def fitted(folder: Path, *, epochs: int = EPOCHS, resume: Any = None, callbacks:
 
 
 def names(folder: Path) -> list[str]:
-    """All that lies in a folder of checkpoints, in the order in which it was written."""
-    found = sorted(folder.iterdir(), key=lambda path: (checkpoint.position_of(path) or (0, 0, False), path.name))
+    """All that lies in a folder of checkpoints beside its lock, in the order in which it was written."""
+    there = (path for path in folder.iterdir() if path.name != checkpoint.LOCK)
+    found = sorted(there, key=lambda path: (checkpoint.position_of(path) or (0, 0, False), path.name))
     return [path.name for path in found]

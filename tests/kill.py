@@ -187,7 +187,7 @@ class Chain:
         if other := [name for name in self.whole if self.whole[name] != result[name]]:
             self.tally.different.append(f"{self.folder} ({self.case}): other {other}{self.told}")
         folder = self.folder / checkpoint.FOLDER
-        left = sorted(path.name for path in folder.iterdir())
+        left = sorted(path.name for path in folder.iterdir() if path.name != checkpoint.LOCK)
         if len(left) > self.case.keep + 1 or any(checkpoint.position_of(folder / name) is None for name in left):
             self.tally.failed.append(f"{self.folder} has ended with {left}{self.told}")
 

@@ -28,8 +28,7 @@ from etude import Callback, ClipGradNorm, Learner, MixUp, SaveBest, accuracy
 from etude.data.loaders import ArrayLoader, DataLoaders
 from etude.optim import adamw
 from etude.runs.record import KeepRun
-from etude.training import checkpoint
-from etude.training.callbacks import checkpoints
+from etude.training import checkpoint, writer
 from etude.training.callbacks.checkpoints import Checkpoints
 from etude.training.trees import to_json
 
@@ -141,11 +140,11 @@ class Saboteur:
         self.plan, self.board = plan, board
         self._saves, self._replacing = 0, False
         self._counts: dict[str, int] = {}
-        write, run = checkpoint.write, checkpoints._Writer.run
+        write, run = checkpoint.write, writer.Writer.run
 
-        def running(writer):
+        def running(thread):
             board.say(1, "save: begins")
-            run(writer)
+            run(thread)
             board.say(1, "")
 
         def watched(snapshot, folder, description):
@@ -154,7 +153,7 @@ class Saboteur:
             self._counts = {}
             return write(snapshot, folder, description)
 
-        checkpoint.write, checkpoints._Writer.run = watched, running
+        checkpoint.write, writer.Writer.run = watched, running
         for name in ("fsync", "mkdir", "rename", "unlink", "rmdir"):
             self._patch(os, name, name)
         self._patch(safetensors.torch, "save_file", "save_file", _half_of_tensors)

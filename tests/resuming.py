@@ -17,6 +17,7 @@ import etude
 from etude import Callback, ClipGradNorm, Debug, EarlyStopping, Learner, MixUp, Record, SaveBest, Scheduler, accuracy
 from etude.data.dataset import DatasetLoader
 from etude.data.loaders import ArrayLoader, DataLoaders
+from etude.training import interrupt
 from etude.training.callbacks import checkpoints
 from etude.training.callbacks.checkpoints import Checkpoints
 from etude.training.transfer import HoldNorms
@@ -49,11 +50,11 @@ PLACES = {
 
 
 class StopAt(Callback):
-    """Asks the fit to stop at a place, as a signal would."""
+    """A wish to stop at a place, as a signal would leave it; see `signaled_by`."""
 
     def __init__(self, place: str | None) -> None:
         self.place = PLACES[place] if place else None
-        self.wish: int | None = None
+        self.wish = interrupt.Wish()
         self._evaluated = 0
 
     @override
@@ -64,18 +65,18 @@ class StopAt(Callback):
     def after_step(self, learner, batch, output):
         # progress.epoch_batch already counts this batch
         if self.place == ("step", learner.progress.fit_epoch, learner.progress.epoch_batch):
-            self.wish = signal.SIGTERM
+            self.wish.number = signal.SIGTERM
 
     @override
     def after_eval_batch(self, learner, batch, output):
         self._evaluated += 1
         if self.place == ("valid", learner.progress.fit_epoch, self._evaluated):
-            self.wish = signal.SIGTERM
+            self.wish.number = signal.SIGTERM
 
     @override
     def after_epoch(self, learner, results):
         if self.place == ("epoch", learner.progress.fit_epoch, 0):
-            self.wish = signal.SIGTERM
+            self.wish.number = signal.SIGTERM
 
 
 class Noisy(Dataset):
@@ -131,8 +132,8 @@ def signaled_by(stop: StopAt, monkeypatch) -> Iterator[None]:
     """The fit's wish to stop comes from the callback instead of from a signal's handler."""
 
     @contextmanager
-    def wish() -> Iterator[Callable[[], int | None]]:
-        yield lambda: stop.wish
+    def wish(told: str) -> Iterator[interrupt.Wish]:
+        yield stop.wish
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.interrupt, "wish_to_stop", wish)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from checkpointing import FILES, fitted, names
 from etude import Callback
 from etude.errors import ConfigError, LoadError, NonFiniteError
 from etude.testing import same
-from etude.training import checkpoint
+from etude.training import checkpoint, snapshot, writer
 from etude.training.callbacks.checkpoints import Checkpoints
+from etude.training.loop import Loop
 from resuming import StopAt, learner, outcome, signaled_by
 
 # -- retention --------------------------------------------------------------------------------------------------------
@@ -31,8 +33,7 @@ class Rising(Callback):
         results["valid_loss"] = float(results["epoch"])
 
 
-@pytest.mark.parametrize("keep", [1, 2, 3])
-@pytest.mark.parametrize("best", ["valid_loss", None])
+@pytest.mark.parametrize(("keep", "best"), [(1, "valid_loss"), (3, "valid_loss"), (2, None)])
 def test_the_newest_and_the_best_stay(keep, best, tmp_path):
     fitted(tmp_path, keep=keep, best=best, every=1, callbacks=[Rising()])
     last = ["step-00000008", "step-00000009", "step-00000009-epoch-0003"][-keep:]
@@ -59,10 +60,10 @@ def test_the_best_stays_after_a_resume(keep, tmp_path, monkeypatch):
 def test_a_best_one_that_could_not_be_written_does_not_cost_the_one_before_it(tmp_path, monkeypatch):
     real = checkpoint.write
 
-    def write(snapshot, folder, description):
-        if snapshot.progress["epoch"] == 2 and snapshot.meter is None:
+    def write(taken, folder, description):
+        if taken.progress["epoch"] == 2 and taken.meter is None:
             raise OSError(28, "No space left on device")
-        return real(snapshot, folder, description)
+        return real(taken, folder, description)
 
     monkeypatch.setattr(checkpoint, "write", write)
 
@@ -104,13 +105,81 @@ def test_weights_that_are_not_finite_are_never_kept(tmp_path):
     assert all(value.isfinite().all() for value in checkpoint.read_newest(tmp_path).model.values())
 
 
+def test_whatever_ends_a_fit_waits_for_the_checkpoint_under_way(tmp_path, monkeypatch):
+    real = checkpoint.write
+
+    def write(*given):
+        time.sleep(0.3)
+        return real(*given)
+
+    class Leaves(Callback):
+        @override
+        def after_step(self, learner, batch, output):
+            if learner.progress.step == 2:
+                sys.exit(7)
+
+    monkeypatch.setattr(checkpoint, "write", write)
+    with pytest.raises(SystemExit, match="7"):
+        fitted(tmp_path, every=1, callbacks=[Leaves()])
+
+    assert names(tmp_path) == ["step-00000001"]
+
+
+def test_weights_are_looked_at_before_they_are_copied(tmp_path, monkeypatch):
+    done = []
+    for owner, name in ((Loop, "check_finite"), (snapshot, "take")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, _real=real, _name=name: (done.append(_name), _real(*given))[1])
+    fitted(tmp_path, every=1, epochs=1)
+
+    # first what is tried before the first step; an epoch's training ends with a look of its own
+    assert done == ["take", *["check_finite", "take"] * 3, "check_finite", "check_finite", "take"]
+
+
+def test_what_cannot_be_kept_is_refused_before_the_first_step(tmp_path):
+    class Holds(Callback):
+        def __init__(self, value):
+            self.value = value
+
+        @override
+        def state_dict(self):
+            return {"seen": self.value}
+
+    tensor = torch.zeros(1, dtype=torch.complex128)
+    for value, words in (({1}, "Holds/seen is a set"), (tensor, r"Holds/seen is a tensor of torch\.complex128")):
+        with pytest.raises(ConfigError, match=f"{words}, .*which a checkpoint cannot keep"):
+            fitted(tmp_path, callbacks=[Holds(value)])
+    made = learner([Checkpoints(tmp_path)])
+    made.model.register_buffer("turns", tensor)
+    with pytest.raises(ConfigError, match="model/turns is a tensor"):
+        made.fit(1, lr=0.05)
+    assert made.progress.step == 0
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_another_fit_fills_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "_SECONDS_OF_ORPHANS", 0)
+
+    class Nested(Callback):
+        @override
+        def after_epoch(self, learner, results):
+            with pytest.raises(ConfigError, match="another fit is writing its checkpoints into"):
+                fitted(tmp_path)
+            results["refused"] = 1.0
+
+    made = fitted(tmp_path, keep=1, best=None, callbacks=[Nested()])
+
+    assert [row["refused"] for row in made.history] == [1.0] * 3
+    assert names(tmp_path) == ["step-00000009-epoch-0003"]
+
+
 def test_a_folder_of_a_fit_that_is_further_on_is_refused(tmp_path):
     fitted(tmp_path)
     before = names(tmp_path)
 
     with pytest.raises(ConfigError, match=r"further on than step 0.*resume="):
         fitted(tmp_path)
-    with pytest.raises(ConfigError, match="further on than step 6"):
+    with pytest.raises(ConfigError, match=r"further on than step 6.*move the checkpoints after that step away"):
         fitted(tmp_path, resume=tmp_path / "step-00000006-epoch-0002")
     assert names(tmp_path) == before
 
@@ -142,7 +211,7 @@ def test_damaged_later_ones_give_way_to_what_is_trained_again(keep, tmp_path, mo
 
 def test_one_takes_the_place_of_another_without_a_moment_of_neither(tmp_path, monkeypatch):
     fitted(tmp_path, keep=1, best=None)
-    snapshot = checkpoint.read_newest(tmp_path)
+    newest = checkpoint.read_newest(tmp_path)
     always = []
     for name in ("rename", "unlink", "rmdir", "mkdir"):
         real = getattr(checkpoint.os, name)
@@ -155,7 +224,7 @@ def test_one_takes_the_place_of_another_without_a_moment_of_neither(tmp_path, mo
             return result
 
         monkeypatch.setattr(checkpoint.os, name, watched)
-    checkpoint.write(snapshot, tmp_path, None)
+    checkpoint.write(newest, tmp_path, None)
 
     assert len(always) >= 9
     assert min(always) >= 1

@@ -20,6 +20,7 @@ from coloring import FAST, etude, save_colors
 from etude import Callback
 from etude.errors import SaveError
 from etude.training import checkpoint
+from etude.training.callbacks.checkpoints import Checkpoints
 
 KINDS = ("fsync", "mkdir", "rename", "open", "chmod")
 
@@ -108,6 +109,22 @@ def test_training_goes_on_and_saves_again_once_there_is_room(tmp_path, monkeypat
     assert told.count("No space left on device") == 2
     assert "training goes on, earlier checkpoints are as they were" in told
     assert all(checkpoint.position_of(tmp_path / name) for name in names(tmp_path))
+
+
+def test_old_ones_that_cannot_be_removed_do_not_end_the_fit(tmp_path, monkeypatch, capsys):
+    def remove(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(checkpoint, "remove", remove)
+    made = fitted(tmp_path, keep=1, best="train_loss", on_error="stop")
+    saves = next(callback for callback in made.callbacks if isinstance(callback, Checkpoints))
+    told = capsys.readouterr().err
+
+    assert len(names(tmp_path)) == 3
+    assert saves.state_dict()["best_written"] == saves.best_name
+    assert all(note.startswith("older checkpoints could not be removed: [Errno 13]") for note in made.history.notes)
+    assert told.count("older checkpoints could not be removed") == len(made.history.notes) == 2
+    assert "could not be written" not in told
 
 
 def test_with_stop_the_fit_ends_in_an_error(tmp_path, monkeypatch):

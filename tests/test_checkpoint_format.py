@@ -42,8 +42,8 @@ EXPECTED = {
 """What the committed checkpoint holds. Where it is no longer so, the format has changed: raise its number, and add to
 `UPGRADES`."""
 FIELDS = """
-accumulate callbacks data earlier_notes earlier_rows generators loss meter model notes optimizer
-optimizer_class precision progress random rows seconds seed train_results trainable
+callbacks earlier_notes earlier_rows generators loss meter model notes optimizer progress random rows seconds seed
+settings train_results trainable
 """
 
 # -- formats ----------------------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def test_the_first_format_stays_readable():
     assert snapshot.model["0.weight"].sum().item() == EXPECTED["weight"]
     assert snapshot.optimizer["state"][0]["momentum_buffer"].sum().item() == EXPECTED["momentum"]
     assert snapshot.rows[0]["train_loss"] == EXPECTED["loss"]
-    assert snapshot.data["batch_size"] == 4
+    assert snapshot.settings["data"]["batch_size"] == 4
     assert sum(path.stat().st_size for path in OLD.rglob("*") if path.is_file()) < 40_000
 
 

@@ -111,7 +111,7 @@ NOISE = np.random.default_rng(0).normal(2.3, 0.1, 100).tolist()
     ("losses", "options", "reason"),
     [
         ([2.0] * 100, {"rose": False}, "the loss fell by 0,"),
-        (NOISE, {"rose": False}, "not clearly more than it differs between steps"),
+        (NOISE, {"rose": False}, "less than 2 times what it differs by between steps"),
         (np.linspace(1, 5, 100).tolist(), {}, "the loss fell by 0,"),
         (np.linspace(2, 1, 100).tolist(), {"rose": False}, r"still falls at the highest rate, 1\.0e\+01"),
         ([2.0, 1.0, 3.0], {}, "only 3 steps before the end"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 from pathlib import Path
@@ -19,7 +20,7 @@ from etude.training.callbacks.checkpoints import Checkpoints
 from resuming import ACCUMULATE, EPOCHS, PLACES, SHIPPED, STEPS, StopAt, learner, outcome, signaled_by
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
-WORKERS = ("0 workers", "2 workers", "4 workers")
+DATA = ("arrays", "0 workers", "2 workers", "4 workers")
 
 
 def _stopped_and_resumed(make, folder: Path, place: str, monkeypatch, **options) -> dict:
@@ -48,22 +49,28 @@ def _check_every_place(make, tmp_path, monkeypatch, places=tuple(PLACES), **opti
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_all_callbacks_at_every_place(precision, tmp_path, monkeypatch):
+    # one way to mix at a time
+    made = [make for name, make in SHIPPED.items() if name != "mixup in a hidden layer"]
+    _check_every_place(lambda: [make() for make in made], tmp_path, monkeypatch, precision=precision)
+
+
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_callback_at_every_place(name, precision, tmp_path, monkeypatch):
-    _check_every_place(lambda: [SHIPPED[name]()], tmp_path, monkeypatch, precision=precision)
+def test_every_callback_at_the_hardest_places(name, tmp_path, monkeypatch):
+    _check_every_place(lambda: [SHIPPED[name]()], tmp_path, monkeypatch, places=("inside a window", "in validation"))
 
 
-@pytest.mark.parametrize("data", WORKERS)
-def test_a_torch_data_set_with_any_number_of_workers_at_every_place(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("data", DATA[1:])
+def test_a_torch_data_set_with_any_number_of_workers(data, tmp_path, monkeypatch):
     def make():
         return [MixUp(0.4), ClipGradNorm(1.0), SaveBest()]
 
-    _check_every_place(make, tmp_path, monkeypatch, data=data, precision="bf16")
+    _check_every_place(make, tmp_path, monkeypatch, places=("inside a window",), data=data, precision="bf16")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "precision", "data"), list(itertools.product(SHIPPED, ["fp32", "bf16"], WORKERS)))
-def test_the_whole_matrix(name, precision, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "precision", "data"), [*itertools.product(SHIPPED, ["fp32", "bf16"], DATA)])
+def test_every_callback_at_every_place(name, precision, data, tmp_path, monkeypatch):
     _check_every_place(lambda: [SHIPPED[name]()], tmp_path, monkeypatch, precision=precision, data=data)
 
 
@@ -104,6 +111,16 @@ def test_a_run_stopped_many_times(tmp_path, monkeypatch):
     last.fit(EPOCHS, lr=0.05, resume=resume)
 
     assert same(whole, outcome(last))
+
+
+def test_a_fit_resumed_in_validation_hears_a_wish_to_stop_there(tmp_path, monkeypatch):
+    resume = None
+    for _ in range(2):
+        stop = StopAt("in validation")
+        with signaled_by(stop, monkeypatch), pytest.raises(SystemExit):
+            learner([stop, Checkpoints(tmp_path)]).fit(EPOCHS, lr=0.05, resume=resume)
+        resume = tmp_path
+        assert checkpoint.read_newest(tmp_path).meter is not None
 
 
 class _Arm(Callback):
@@ -203,13 +220,13 @@ def _resume(folder, *, epochs=EPOCHS, lr=0.05, alpha=0.4, change=(), **options) 
 @pytest.mark.parametrize(
     ("other", "words", "change"),
     [
-        ({"epochs": 5}, "num_epochs=3, this one has num_epochs=5", "num_epochs"),
+        ({"epochs": 5}, f"has num_epochs={EPOCHS}, this one has num_epochs=5", "num_epochs"),
         ({"lr": 0.01}, "another schedule", "lr"),
         ({"alpha": 0.1}, "cannot go on with", "callbacks"),
-        ({"precision": "bf16"}, "was trained in fp32", "precision"),
+        ({"precision": "bf16"}, "has precision=fp32, this one has precision=bf16", "precision"),
         ({"data": "0 workers"}, None, None),
-        ({"accumulate": 3}, "accumulate=2, not 3", None),
-        ({"optimizer": torch.optim.SGD}, "state of AdamW, which SGD cannot", None),
+        ({"accumulate": 3}, "has accumulate=2, this one has accumulate=3", None),
+        ({"optimizer": torch.optim.SGD}, "has optimizer=AdamW, this one has optimizer=SGD", None),
     ],
     ids=lambda value: str(value),
 )
@@ -246,9 +263,14 @@ def test_other_data_is_refused_by_what_differs(stopped):
 def test_another_model_is_refused_before_it_is_touched(stopped):
     made = learner([MixUp(0.4), StopAt(None), Checkpoints(stopped)])
     made.model[5] = nn.Linear(128, 5)
+    before = copy.deepcopy((made.model.state_dict(), made.progress, made.seed))
 
-    with pytest.raises(ConfigError, match="does not fit this Sequential"):
+    with pytest.raises(
+        ConfigError, match=r"does not fit this Sequential: 5.weight is \(4, 128\) of torch.float32 then"
+    ):
         made.fit(EPOCHS, lr=0.05, resume=stopped)
+    assert same(before[0], made.model.state_dict())
+    assert before[1:] == (made.progress, made.seed)
 
 
 def test_a_ready_made_loader_cannot_go_on_in_the_middle_of_an_epoch(stopped):

@@ -1,24 +1,18 @@
-"""`etude resume`: runs, seeds, folds and studies that were stopped end as if they never had been."""
+"""`etude resume`: a run that was stopped ends as if it never had been."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 import shutil
-import signal
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from coloring import FAST, etude, save_colors
+from coloring import etude, save_colors
 from etude import Learner
 from etude.runs.record import running
-from etude.training.callbacks import checkpoints
-
-TRAIN = ["--valid-pct", "0.25", *FAST, "--epochs", "3", "--precision", "fp32", "--mixup", "0.3"]
+from stopped_commands import TRAIN, digest, read, steps, stopped_after
 
 
 @pytest.fixture(scope="module")
@@ -41,35 +35,6 @@ def whole(colors, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert etude("train", colors, *TRAIN, "--run-dir", folder).code == 0
     return folder
-
-
-@contextmanager
-def stopped_after(num_steps: int, monkeypatch):
-    """The command gets SIGTERM in its so-many-th step, counted over all its fits."""
-    count = itertools.count()
-
-    @contextmanager
-    def wish():
-        yield lambda: signal.SIGTERM if next(count) >= num_steps else None
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.interrupt, "wish_to_stop", wish)
-        with pytest.raises(SystemExit) as left:
-            yield
-    assert left.value.code == 143
-
-
-def digest(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-
-
-def steps(folder: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
-
-
-def read(path: Path):
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -96,7 +61,7 @@ def test_weights_and_history_are_those_of_a_run_never_stopped(whole, colors, tmp
         k: v for k, v in read(whole / "result.json").items() if k not in varying
     }
     incidents = (folder / "incidents.jsonl").read_text()
-    assert '"resumed", "why": "going on from step' in incidents
+    assert '"resumed", "why": "from the checkpoint of step' in incidents
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(whole, stopped):
@@ -119,7 +84,8 @@ def test_a_finished_run_is_left_alone(whole):
     assert (digest(whole), (whole / "model.safetensors").stat().st_mtime_ns) == before
 
 
-def test_a_running_one_is_refused(stopped):
+def test_a_running_one_is_refused(stopped, monkeypatch):
+    monkeypatch.setattr("etude.runs.record._PATIENCE", 0.1)
     with running(stopped):
         done = etude("resume", stopped)
 
@@ -154,7 +120,10 @@ def test_nothing_but_damaged_checkpoints_is_an_error(stopped):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("batch-size=32", "a resumed run can change epochs=..., lr=..., pct-start=..., precision=..., device=..."),
+        (
+            "batch-size=32",
+            "a resumed run can change epochs=..., lr=..., pct-start=..., precision=..., device=..., data=...",
+        ),
         ("epochs", "a resumed run can change"),
         ("epochs=many", "'many' is no int"),
         ("epochs=0", "--epochs must be a number of at least 1"),
@@ -250,33 +219,6 @@ def test_a_damaged_result_is_an_error_that_says_what_to_do(stopped, content):
     assert "remove it, and the run goes on from its checkpoints" in done.errors
 
 
-@pytest.mark.parametrize("name", ["../precious", "/tmp/precious", "..", ""])
-def test_a_part_never_leads_out_of_its_folder(colors, tmp_path, monkeypatch, name):
-    (tmp_path / "precious").mkdir()
-    (tmp_path / "precious" / "mine.txt").write_text("precious")
-    with stopped_after(1, monkeypatch):
-        etude("train", colors, *TRAIN, "--seeds", "2", "--run-dir", tmp_path / "cut")
-    config = read(tmp_path / "cut" / "config.json")
-    config["several"]["parts"][name] = config["several"]["parts"].pop("seed-42")
-    (tmp_path / "cut" / "config.json").write_text(json.dumps(config))
-    done = etude("resume", tmp_path / "cut")
-
-    assert done.code == 2
-    assert "is no name of a folder in it" in done.errors
-    assert (tmp_path / "precious" / "mine.txt").read_text() == "precious"
-
-
-def test_a_parts_folder_that_holds_something_else_is_not_touched(colors, tmp_path, monkeypatch):
-    with stopped_after(1, monkeypatch):
-        etude("train", colors, *TRAIN, "--seeds", "2", "--run-dir", tmp_path / "cut")
-    (tmp_path / "cut" / "seed-43").mkdir()
-    (tmp_path / "cut" / "seed-43" / "mine.txt").write_text("precious")
-    done = etude("resume", tmp_path / "cut")
-
-    assert done.code == 2
-    assert (tmp_path / "cut" / "seed-43" / "mine.txt").read_text() == "precious"
-
-
 def test_the_data_is_found_from_another_folder(whole, colors, tmp_path, monkeypatch):
     monkeypatch.chdir(colors.parent)
     with stopped_after(4, monkeypatch):
@@ -285,6 +227,15 @@ def test_the_data_is_found_from_another_folder(whole, colors, tmp_path, monkeypa
 
     assert etude("resume", "run").code == 0
     assert digest(tmp_path / "run") == digest(whole)
+
+
+def test_the_same_pictures_in_another_place_will_do(whole, stopped, colors, tmp_path):
+    """Copied, with other times: what counts is what they hold."""
+    shutil.copytree(colors, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    done = etude("resume", stopped, "--change", f"data={tmp_path / 'elsewhere'}")
+
+    assert done.code == 0, done.errors
+    assert digest(stopped) == digest(whole)
 
 
 def test_other_pictures_are_refused(stopped, colors, tmp_path):
@@ -333,35 +284,6 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, write, words):
 
     assert done.code == 2
     assert words in done.errors
-
-
-@pytest.mark.parametrize("after", [4, 12])
-def test_seeds_go_on_where_they_were_stopped(colors, tmp_path, monkeypatch, after):
-    seeds = [*TRAIN, "--seeds", "2"]
-    assert etude("train", colors, *seeds, "--run-dir", tmp_path / "whole").code == 0
-    with stopped_after(after, monkeypatch):
-        etude("train", colors, *seeds, "--run-dir", tmp_path / "cut")
-    done = etude("resume", tmp_path / "cut", "--json")
-    whole = read(tmp_path / "whole" / "result.json")
-
-    assert done.code == 0, done.errors
-    assert done.json["valid_accuracies"] == whole["valid_accuracies"]
-    for seed in ("seed-42", "seed-43"):
-        assert digest(tmp_path / "cut" / seed) == digest(tmp_path / "whole" / seed)
-
-
-def test_a_study_goes_on_where_it_was_stopped(colors, tmp_path, monkeypatch):
-    study = ["techniques-study", "--data", colors, "--valid-pct", "0.25", "--size", "16", "--batch-size", "16"]
-    study += ["--seeds", "1", "--precision", "fp32"]
-    assert etude(*study, "--run-dir", tmp_path / "whole").code == 0
-    with stopped_after(3, monkeypatch):
-        etude(*study, "--run-dir", tmp_path / "cut")
-    # a part of which a killed process had made the folder and no more
-    (tmp_path / "cut" / "label-smoothing-0.1-seed-42").mkdir(exist_ok=True)
-    done = etude("resume", tmp_path / "cut", "--json")
-
-    assert done.code == 0, done.errors
-    assert done.json["rows"] == read(tmp_path / "whole" / "result.json")["rows"]
 
 
 def test_a_run_of_ones_own_resumes_in_python(tmp_path, monkeypatch):

@@ -136,7 +136,7 @@ def test_a_loss_is_no_measure_where_losses_differ(tmp_path, compared):
         ({"data": {"labels": "l2"}}, False, "other pictures are held out"),
         ({"data": {"labels": "l2"}, "label_noise": 0.5}, True, "made wrong on purpose"),
         ({"data": {"labels": "l2"}, "label_noise": 0.5, "split_seed": 7}, False, "other pictures are held out"),
-        ({"data": {"store": "s2"}}, True, "that the files are the same is not recorded"),
+        ({"data": {"store": "s2"}}, True, "that the pictures are the same is not recorded"),
         ({"config": {"training": {"kind": "digits"}}}, False, "the demo's digits"),
         ({"config": {"training": {"fold": [1, 3]}}, "data": {"labels": "l2"}}, False, "(fold)"),
         ({"config": {"data": {}}}, False, "is not recorded"),

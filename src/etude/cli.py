@@ -1,6 +1,7 @@
 """The command line: `etude <command> [flags]`.
 
-Exit codes: 0 all went well, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
+Exit codes: 0 all went well, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 stopped by
+SIGTERM, 129 stopped because the terminal was closed.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def run_command(arguments: list[str]) -> int:
     """Run one command; returns its exit code instead of leaving the process."""
     try:
         app(arguments, exit_on_error=False, result_action="return_value")
-    except CycloptsError:  # it has printed what was wrong with the flags
+    except CycloptsError as error:  # it has printed what was wrong with the flags
+        if "--json" in arguments:
+            print(json.dumps({"error": str(error)}))
         return 2
     except SomeBadError:
         return 1

@@ -2,20 +2,21 @@
 
 A metric is a function (preds, targets) -> the mean over the samples given, or one value per sample. The meter
 keeps the predictions of a block of batches and computes each metric once per block: on a small model the
-metrics of every single step would cost more than the rest of the training loop. Everything stays on the device
-until `compute`, which reads it once.
+metrics of every single step would cost more than the rest of the training loop. Predictions that are more than one
+tensor cannot be joined, so those are computed at once. Everything stays on the device until `compute`, which reads it
+once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from etude.errors import ConfigError
 from etude.types import MixedTargets, StepOutput
@@ -80,6 +81,15 @@ class _Seen(NamedTuple):
     size: int
 
 
+class MeterState(TypedDict):
+    """What a meter has added up."""
+
+    block: list[list[Any]]
+    bytes: int
+    count: int
+    sums: dict[str, Tensor]
+
+
 class EpochMeter:
     """The mean loss and metrics of one pass over the data, each batch weighted by its number of samples.
 
@@ -101,8 +111,10 @@ class EpochMeter:
             return
         # what is needed later and no more: the inputs of fifty batches would fill a GPU
         self._block.append(_Seen(output.loss, output.preds, output.batch.targets, output.batch.size))
-        self._bytes += output.preds.nbytes if isinstance(output.preds, Tensor) else _num_bytes(output.preds)
-        if len(self._block) >= _BLOCK_BATCHES or self._bytes > _BLOCK_BYTES:
+        # decided by types alone, so that sums do not depend on what else is done with the state
+        waits = type(output.preds) is Tensor and type(output.batch.targets) in (Tensor, MixedTargets)
+        self._bytes += output.preds.nbytes if waits else 0
+        if not waits or len(self._block) >= _BLOCK_BATCHES or self._bytes > _BLOCK_BYTES:
             self._reduce_block()
 
     def compute(self) -> dict[str, float]:
@@ -113,12 +125,12 @@ class EpochMeter:
         means = (torch.stack(list(self._sums.values())) / self._count).tolist()
         return dict(zip(self._sums, means, strict=True))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> MeterState:
         """What was added so far: batches that are not summed yet stay so, since sums depend on their order."""
         block = [[seen.loss, seen.preds, _hard(seen.targets), seen.size] for seen in self._block]
         return {"block": block, "bytes": self._bytes, "count": self._count, "sums": dict(self._sums)}
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+    def load_state_dict(self, state: MeterState, device: torch.device) -> None:
         """Go on from there, on a device."""
         state = tree_map_only(Tensor, lambda tensor: tensor.to(device), state)
         self._block = [_Seen(*seen) for seen in state["block"]]
@@ -170,10 +182,6 @@ def _name(metric: Metric) -> str:
         return "_".join(filter(None, (_name(metric.func), arguments)))
     name = getattr(metric, "__name__", type(metric).__name__)
     return str(name)
-
-
-def _num_bytes(preds: Any) -> int:
-    return sum(leaf.nbytes for leaf in tree_leaves(preds) if isinstance(leaf, Tensor))
 
 
 def _hard(targets: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random as python_random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
@@ -62,16 +62,46 @@ def uniform(seed: int, purpose: str, epoch: int, index: Int[Tensor, "batch"], nu
     return (z >> 40 & (1 << 24) - 1).float() / (1 << 24)
 
 
-def global_state() -> dict[str, Any]:
+class PythonState(TypedDict):
+    """Of Python's `random`."""
+
+    version: int
+    numbers: Tensor
+    gauss: float | None
+
+
+class NumpyState(TypedDict):
+    """Of NumPy's global generator."""
+
+    name: str
+    keys: Tensor
+    position: int
+    has_gauss: int
+    cached: float
+
+
+class GlobalState(TypedDict):
+    """Every global generator's state: numbers, and tensors on the CPU."""
+
+    torch: Tensor
+    cuda: list[Tensor]
+    mps: list[Tensor]
+    """Of Apple's GPU: one, or none."""
+    python: PythonState
+    numpy: NumpyState
+
+
+def global_state() -> GlobalState:
     """The state of every global generator that code outside of this library draws from.
 
-    torch's on the CPU and on each GPU, Python's and NumPy's: numbers, and tensors on the CPU.
+    torch's on the CPU and on each GPU (Apple's too), Python's and NumPy's: numbers, and tensors on the CPU.
     """
     version, numbers, gauss = python_random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the global one is what users draw from
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "mps": [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else [],
         "python": {"version": version, "numbers": torch.tensor(numbers, dtype=torch.int64), "gauss": gauss},
         "numpy": {
             "name": str(name),
@@ -83,12 +113,15 @@ def global_state() -> dict[str, Any]:
     }
 
 
-def set_global_state(state: dict[str, Any]) -> None:
+def set_global_state(state: GlobalState) -> None:
     """Put every global generator to where `global_state` found it; GPUs that are not there are left out."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available():
         for i, one in enumerate(state["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(one, i)
+    if torch.backends.mps.is_available():
+        for one in state["mps"]:
+            torch.mps.set_rng_state(one)
     python, numpy = state["python"], state["numpy"]
     python_random.setstate((python["version"], tuple(python["numbers"].tolist()), python["gauss"]))
     keys = numpy["keys"].numpy().astype(np.uint32)

@@ -27,7 +27,8 @@ def resume(
     run_folder
         The run, or the folder of several (seeds, folds, a study).
     change
-        A setting that shall differ from now on, as epochs=10, lr=0.001, pct-start=0.2, precision=fp32 or device=cpu.
+        A setting that shall differ from now on, as epochs=10, lr=0.001, pct-start=0.2, precision=fp32 or device=cpu;
+        or data=PATH, where the same pictures lie now.
     exact
         Refuse to go on with other versions or on another kind of machine, instead of saying what differs.
     """

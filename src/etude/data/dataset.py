@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random as python_random
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -95,7 +99,8 @@ class DatasetLoader:
         reader, self._idle = self._idle or self._reader(), None
         sampler, loader = reader
         sampler.epoch, sampler.start = epoch, start
-        items = iter(loader)
+        with ctrl_c_kept_from_workers(loader):
+            items = iter(loader)
         try:
             for i, (item, index) in enumerate(zip(items, self.sampling.batches(epoch)[start:], strict=True), start):
                 batch = item if isinstance(item, Batch) else as_batch(item, i)
@@ -115,12 +120,37 @@ class DatasetLoader:
             batch_sampler=sampler,
             num_workers=self._workers,
             collate_fn=self._collate,
+            worker_init_fn=_ignore_ctrl_c,
             pin_memory=False,
             persistent_workers=self._persistent,
             multiprocessing_context=self._start_method if self._workers else None,
             # of its own, as torch draws a seed for its workers from it, and else from the global one
             generator=torch.Generator(),
         )
+
+
+@contextmanager
+def ctrl_c_kept_from_workers(loader: DataLoader[Any]) -> Iterator[None]:
+    """Have workers that are started in here never see Ctrl-C, which a terminal sends to all processes.
+
+    Whether to stop is for the training to say; it ends its workers. A Ctrl-C that comes meanwhile is seen at the end.
+    """
+    if not loader.num_workers or os.name == "nt":  # a process there has no such mask
+        yield
+        return
+    if (loader.multiprocessing_context or multiprocessing).get_start_method() != "fork":
+        # it comes with the first of them, and would lift the mask at its start
+        resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    """The same for a worker that does not inherit its parent's mask, for a fork server may have started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _EpochBatches:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from etude.data.convert import as_batch, to_device
-from etude.data.dataset import DatasetLoader
+from etude.data.dataset import DatasetLoader, ctrl_c_kept_from_workers
 from etude.data.sampling import Sampling, on_device
 from etude.data.store import Incident
 from etude.data.vocab import Vocab
@@ -158,11 +158,13 @@ class PlainLoader:
 
     def batches(self, epoch: int, device: torch.device) -> Iterator[Batch]:
         """The iterable's batches in its own order, moved to the device."""
-        if isinstance(self.iterable, DataLoader):
-            sampler = self.iterable.sampler
-            if isinstance(sampler, torch.utils.data.distributed.DistributedSampler):
-                sampler.set_epoch(epoch)
-        for i, item in enumerate(self.iterable):
+        items: Iterable[Any] = self.iterable
+        if isinstance(items, DataLoader):
+            if isinstance(items.sampler, torch.utils.data.distributed.DistributedSampler):
+                items.sampler.set_epoch(epoch)
+            with ctrl_c_kept_from_workers(items):
+                items = iter(items)
+        for i, item in enumerate(items):
             batch = item if isinstance(item, Batch) else as_batch(item, i)
             yield batch if _is_plain(batch, device) else to_device(batch, device)
 
@@ -249,3 +251,9 @@ def generators_of(loader: Loader | None) -> list[torch.Generator]:
     samplers = (source.sampler, source.batch_sampler, getattr(source.batch_sampler, "sampler", None))
     found = [getattr(part, "generator", None) for part in (source, *samplers)]
     return list(dict.fromkeys(generator for generator in found if isinstance(generator, torch.Generator)))
+
+
+def keeps_workers(loader: Loader) -> bool:
+    """Whether a user's `DataLoader` keeps its workers from epoch to epoch, with generators that nothing can read."""
+    source = loader.iterable if isinstance(loader, PlainLoader) else None
+    return isinstance(source, DataLoader) and source.num_workers > 0 and source.persistent_workers

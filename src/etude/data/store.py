@@ -104,6 +104,11 @@ class RaggedStore:
         default_factory=WeakValueDictionary, repr=False, compare=False
     )
 
+    @property
+    def content(self) -> str:
+        """What tells these samples from any other: their names, and the checksum of each one's values."""
+        return content_key(self.names, [] if self.checks is None else self.checks.tolist())
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -171,6 +176,14 @@ def mark_files(paths: Sequence[Path], root: Path) -> list[FileMark]:
             return FileMark(name, -1, 0, "")
 
     return in_threads(mark, paths, None)
+
+
+def content_key(names: Sequence[str], what: Iterable[object]) -> str:
+    """What tells samples from any other by their names and content, wherever and whenever their files were written."""
+    digest = hashlib.blake2b(json.dumps(list(names)).encode(), digest_size=16)
+    for part in what:
+        digest.update(str(part).encode())
+    return digest.hexdigest()
 
 
 def store_key(marks: Iterable[FileMark], config: dict[str, Json]) -> str:

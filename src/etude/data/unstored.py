@@ -13,7 +13,7 @@ from torch import Tensor
 
 from etude.data.build import BadFile, Codec, Report, look_at
 from etude.data.files import relative_name
-from etude.data.store import FileMark, Gathered, Incident, mark_files, store_key
+from etude.data.store import FileMark, Gathered, Incident, content_key, mark_files, store_key
 from etude.errors import DataError
 
 if TYPE_CHECKING:
@@ -67,6 +67,12 @@ class Unstored:
         self._sizes = self.shapes.prod(1)
         self._codec = codec
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    @property
+    def content(self) -> str:
+        """What tells these samples from any other: the name, size and ends of each one's file."""
+        known = (self.marks[name] for name in self.names)
+        return content_key(self.names, ((mark.size, mark.ends) for mark in known))
 
     def __len__(self) -> int:
         return len(self.names)

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from etude.output import tell
+
 if TYPE_CHECKING:
     from etude.types import Json
 
@@ -121,7 +123,7 @@ def teller(output: OutputOptions) -> Callable[[str], None]:
 
     def say(line: str) -> None:
         if not output.quiet:
-            print(line, flush=True)
+            tell(line)
 
     return say
 

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from etude.training.snapshot import Snapshot
     from etude.types import Json
 
-CHANGES: Final = {"epochs": "num_epochs", "lr": "lr", "pct_start": "lr", "precision": "precision", "device": "device"}
-"""What `--change` can name, and what that is to `Learner.fit`."""
+CHANGES: Final = {
+    "epochs": "num_epochs",
+    "lr": "lr",
+    "pct_start": "lr",
+    "precision": "precision",
+    "device": None,
+    "data": None,
+}
+"""What `--change` can name, and what that is to `Learner.fit`; None where the rest of the fit stays the same."""
 
 MATTERS: Final = ("packages", "python", "machine", "cpu", "threads", "gpus", "cuda")
 """What of a run's environment the last bits of its weights depend on."""
@@ -112,7 +119,7 @@ def _go_on(
     asked = [f"--change {name}={value}" for name, value in changes.items()]
     told = "; ".join([_where(folder, start), *asked, *different]) if start else ""
     # what was changed before stays so, also when no checkpoint has been written since
-    changed = {CHANGES[name] for name in changes} - {"device"} | set(config.get("changed", ()))
+    changed = {of for name in changes if (of := CHANGES[name])} | set(config.get("changed", ()))
     keep = KeepRun(folder, config["options"] | changes, training.record(), resumed=told, changed=changed)
     return fit_and_finish(training, run, learner, keep, start, changed if start else ())
 
@@ -131,7 +138,9 @@ def _where(folder: Path, start: Snapshot | None) -> str:
     if start is None:
         return f"{folder} was stopped before its first checkpoint; it begins again"
     progress = start.progress
-    return f"going on from step {progress['step']}, after {progress['epoch']} of {progress['num_epochs']} epochs"
+    return (
+        f"from the checkpoint of step {progress['step']}, after {progress['epoch']} of {progress['num_epochs']} epochs"
+    )
 
 
 def _environment(folder: Path) -> dict[str, Any]:
@@ -165,9 +174,11 @@ def _training(config: dict[str, Any], changes: dict[str, Any], cwd: Path) -> Tra
     """What was trained, with what was measured then: precision and device must not be chosen anew."""
     training = Training.of(config["training"])
     measured = {name: config[name] for name in ("precision", "device") if config.get(name) is not None}
+    moved = changes.get("data")
+    changes = {name: value for name, value in changes.items() if name != "data"}
     return replace(
         training,
-        data=replace(training.data, data=_from(cwd, training.data.data)),
+        data=replace(training.data, data=moved or _from(cwd, training.data.data)),
         model=replace(training.model, arch=_from(cwd, training.model.arch) or training.model.arch),
         train=replace(training.train, **(measured | changes)),
     )
@@ -187,7 +198,7 @@ def _kept(config: dict[str, Any]) -> dict[str, Any]:
 
 def _changes(change: Sequence[str]) -> dict[str, Any]:
     """What `--change` asks for, in its options' own types."""
-    types: dict[str, Any] = {"epochs": int, "lr": float, "pct_start": float, "precision": str, "device": str}
+    types: dict[str, Any] = {"epochs": int, "lr": float, "pct_start": float}
     found = {}
     for given in change:
         name, _, value = given.partition("=")
@@ -196,10 +207,10 @@ def _changes(change: Sequence[str]) -> dict[str, Any]:
             known = ", ".join(f"{known.replace('_', '-')}=..." for known in CHANGES)
             raise _refused(f"--change {given}: a resumed run can change {known}; for all else start a new one")
         try:
-            found[name] = types[name](value)
+            found[name] = types.get(name, str)(value)
         except ValueError:
             raise _refused(f"--change {given}: {value!r} is no {types[name].__name__}") from None
-    check(replace(TrainOptions(), **found))
+    check(replace(TrainOptions(), **{name: value for name, value in found.items() if name != "data"}))
     return found
 
 

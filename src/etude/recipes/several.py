@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,7 +92,7 @@ def run_all(several: Several, name: str, run: RunOptions) -> dict[str, Json]:
     try:
         return finish_all(several, folder, run)
     except (KeyboardInterrupt, SystemExit):
-        teller(run)(f"go on with all of them: etude resume {folder}")
+        teller(run)(f"go on with all of them: etude resume {shlex.quote(str(folder))}")
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -100,7 +101,7 @@ def fit_and_finish(
             change=change,
         )
     except (KeyboardInterrupt, SystemExit):
-        say(f"go on with: etude resume {keep.folder}")
+        say(f"go on with: etude resume {shlex.quote(str(keep.folder))}")
         raise
     return _finish(training, run, learner, keep, time.perf_counter() - started)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -99,7 +100,7 @@ class Training:
     def next_steps(self, run: Path) -> str:
         """What one might do with the trained run."""
         if self.kind != "digits":
-            return f"next: etude predict {run} FILES"
+            return f"next: etude predict {shlex.quote(str(run))} FILES"
         from etude.recipes.demo import NEXT_STEPS
 
         return NEXT_STEPS.format(folder=run)

@@ -197,8 +197,8 @@ def comparable(one: RunRecord, other: RunRecord) -> Comparable:
             return Comparable(True)
         return Comparable(
             True,
-            "they have as many pictures with the same labels, but decoded at another size, place or time; "
-            "that the files are the same is not recorded",
+            "they have as many pictures with the same labels, but of another size, or from files that differ; "
+            "that the pictures are the same is not recorded",
         )
     if one.training.get("fold") != other.training.get("fold"):
         return Comparable(False, "another part of the data is held out (fold)")

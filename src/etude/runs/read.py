@@ -175,7 +175,11 @@ class RunRecord:
         lines = [line for line in self.incidents() if line.get("what") in ("fit ended", "resumed")]
         # how it ended before it was resumed is the past
         ends = [text(line.get("why")) for line in lines[-1:] if line.get("what") == "fit ended"]
-        for signal, words in (("KeyboardInterrupt", "by Ctrl-C"), ("SystemExit: 143", "by SIGTERM")):
+        for signal, words in (
+            ("KeyboardInterrupt", "by Ctrl-C"),
+            ("SystemExit: 143", "by SIGTERM"),
+            ("SystemExit: 129", "as its terminal was closed"),
+        ):
             if ends and ends[-1].startswith(signal):
                 return State("stopped", words)
         if ends:

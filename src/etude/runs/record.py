@@ -99,6 +99,10 @@ def _first_free(wanted: Path) -> Path:
     raise AssertionError("unreachable")
 
 
+_PATIENCE = 6.0
+"""Seconds."""
+
+
 @contextmanager
 def running(folder: Path) -> Iterator[None]:
     """Hold a run's folder while it is filled; a process that dies lets go.
@@ -107,7 +111,8 @@ def running(folder: Path) -> Iterator[None]:
         ConfigError: another process fills it.
     """
     try:
-        held = FileLock(folder / "run.lock").acquire(timeout=0)
+        # workers of a process that was killed hold its lock for up to five seconds more
+        held = FileLock(folder / "run.lock").acquire(timeout=_PATIENCE)
     except Timeout:
         raise ConfigError(f"{folder} is being trained by another process; wait for it, or stop it") from None
     with held:
@@ -173,7 +178,7 @@ class KeepRun(Callback):
         try:
             yield
         except BaseException as error:
-            self.incident("fit ended", f"{type(error).__name__}: {error}", learner.progress.step)
+            self.incident("fit ended", f"{type(error).__name__}: {error}".removesuffix(": "), learner.progress.step)
             raise
 
     @override

@@ -31,8 +31,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from etude.errors import LoadError
-from etude.training.durable import sync_folder, write_tensors, write_text
+from etude.errors import ConfigError, LoadError
+from etude.training.durable import can_write, sync_folder, write_tensors, write_text
 from etude.training.snapshot import Snapshot
 from etude.training.trees import from_json, to_json
 from etude.types import Json
@@ -40,6 +40,8 @@ from etude.types import Json
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 FOLDER: Final = "checkpoints"
+LOCK: Final = ".lock"
+"""In a folder of checkpoints: held by the fit that fills it."""
 _MODEL, _DESCRIPTION = "model.safetensors", "model.json"
 _TENSORS, _STATE = "state.safetensors", "state.json"
 _UNFINISHED, _REMOVED, _REPLACING = ".writing-", ".removed-", "+new"
@@ -98,6 +100,23 @@ def write(snapshot: Snapshot, folder: Path, description: dict[str, Json] | None)
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return folder / name
+
+
+def check_can_keep(snapshot: Snapshot) -> None:
+    """Refuse, before anything is trained, what no checkpoint could hold.
+
+    Raises:
+        ConfigError: naming the callback, or the part of the state, and what in it.
+    """
+    parts = [(field.name, getattr(snapshot, field.name)) for field in fields(Snapshot) if field.name != "callbacks"]
+    for part, state in [*parts, *((name.partition("(")[0], state) for name, state in snapshot.callbacks)]:
+        tensors: dict[str, Tensor] = {}
+        to_json(state, tensors, part)
+        for place, tensor in tensors.items():
+            if not can_write(tensor):
+                raise ConfigError(
+                    f"{place} is a tensor of {tensor.dtype}, {tensor.layout}, which a checkpoint cannot keep"
+                )
 
 
 def _write_files(snapshot: Snapshot, folder: Path, description: dict[str, Json] | None) -> None:
@@ -233,7 +252,7 @@ def read(checkpoint: Path) -> Snapshot:
             state = UPGRADES[older](state)
         extra, names = state["model"], state.pop("weights")
         state["model"] = {name: weights[name] if name in weights else extra[name] for name in names}
-        return Snapshot(**state)
+        return Snapshot.of(state)
     except (LoadError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise LoadError(f"the checkpoint {checkpoint} cannot be read: {error}") from error
 

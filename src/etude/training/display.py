@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from etude.output import tell
 from etude.training.history import History, format_cell
 
 _SECONDS_BETWEEN_DRAWS = 0.1
@@ -115,7 +116,7 @@ class PlainDisplay:
 
     def _print(self, line: str) -> None:
         self._last = time.monotonic()
-        print(line, flush=True)
+        tell(line)
 
 
 class TerminalDisplay:

@@ -41,6 +41,15 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> str:
     return digest
 
 
+def can_write(tensor: Tensor) -> bool:
+    """Whether the format knows this kind of tensor."""
+    try:
+        safetensors.torch.save({"": torch.empty(0, dtype=tensor.dtype, layout=tensor.layout)})
+    except (KeyError, ValueError, RuntimeError, SafetensorError):
+        return False
+    return True
+
+
 def write_text(text: str, path: Path) -> str:
     """Write a text file and bring it to the disk; returns its SHA-256."""
     data = text.encode()

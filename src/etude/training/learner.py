@@ -138,7 +138,7 @@ class Learner:
             callbacks: for this fit only, after the learner's own.
             resume: a checkpoint (or the folder of several, or of a run: its newest good one) of a fit with the same
                 arguments; training goes on where it was taken, as if it had never stopped.
-            change: what may differ from the fit that is resumed: "num_epochs", "lr", "callbacks", "precision", "data".
+            change: what may differ from the fit that is resumed, such as "num_epochs"; see `etude.training.settings`.
             reset_optimizer: start with a new optimizer instead of keeping momentum and step counts.
 
         Returns:

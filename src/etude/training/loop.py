@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etude import losses
-from etude.data.loaders import Loader, SeekableLoader
+from etude.data.loaders import Loader, SeekableLoader, keeps_workers
 from etude.errors import ConfigError, NonFiniteError, SkipStep, StopEpoch, StopFit
 from etude.metrics import EpochMeter
 from etude.training import snapshot
@@ -28,6 +28,10 @@ from etude.types import Batch, StepOutput
 
 if TYPE_CHECKING:
     from etude.training.learner import Learner
+
+_KEPT_WORKERS: Final = (
+    "a ready-made loader with persistent_workers: a resumed fit draws other random numbers than this one"
+)
 
 Rest: TypeAlias = Literal["step", "trained", "epoch"]
 """After what a fit is at rest: a step, an epoch's training (validation follows), or a whole epoch."""
@@ -66,18 +70,22 @@ class Loop:
     def run(self, num_epochs: int, resume: snapshot.Snapshot | None = None, change: Collection[str] = ()) -> History:
         """Train to the end, or until a callback stops the fit or something fails."""
         learner, progress = self.learner, self.learner.progress
+        if resume is not None:
+            snapshot.check(resume, learner, self, num_epochs, change)
+        elif change:
+            raise ConfigError(f"change={list(change)} has no effect without the fit that is resumed; pass resume= too")
         progress.num_epochs, progress.steps_per_epoch = num_epochs, -(-len(self.train) // learner.accumulate)
         progress.fit_epoch = progress.fit_step = progress.epoch_batch = 0
-        if resume is not None:
-            snapshot.check(resume, learner, self, change)
         with self._open():
             self.events.notify("before_fit", learner)
+            if self.at_rest and learner.show_progress and keeps_workers(self.train):
+                print(_KEPT_WORKERS, flush=True)
             if resume is not None:
                 snapshot.place(resume, learner)
                 if resume.meter is not None:
                     # what it does to the model is not part of any state; what it counts is put back right after it
                     self.events.notify("before_epoch", learner)
-                snapshot.restore(resume, learner, self)
+                snapshot.restore(resume, learner, self, change)
             while progress.fit_epoch < num_epochs:
                 self._epoch()
         return self.history
@@ -136,7 +144,7 @@ class Loop:
         row: Row = {"epoch": progress.epoch + 1}
         if self.train_results is None:
             self.train_results = self._train_epoch(self.meter)
-            self._rest("trained")
+        self._rest("trained")
         row |= {f"train_{name}": value for name, value in self.train_results.items()}
         if learner.data.valid is not None:
             row |= {f"valid_{name}": value for name, value in learner.evaluate().items()}

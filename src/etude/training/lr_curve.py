@@ -185,8 +185,9 @@ def suggest(
     fall, noise = falling[top] - smoothed[least], _noise(losses)
     if fall <= _SIGNIFICANT * noise or fall <= 1e-9 * abs(smoothed[0]):
         raise ConfigError(
-            f"the loss fell by {fall:.2g}, not clearly more than it differs between steps, {noise:.2g}; take "
-            "more steps (num_steps=) or larger batches. A model that does not learn, or has learned all, has no fall"
+            f"the loss fell by {fall:.2g}, less than {_SIGNIFICANT:g} times what it differs by between steps, "
+            f"{noise:.2g}; take more steps (num_steps=) or larger batches. A model that does not learn, or has learned "
+            "all, has no fall"
         )
     tail = len(smoothed) - 1 - max(len(smoothed) // 10, 2)
     if not rose and smoothed[tail] - smoothed[-1] > _STILL_FALLING * fall:

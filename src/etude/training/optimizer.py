@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map, tree_map_only
 
 from etude.errors import ConfigError
 from etude.optim import LAYER_GROUP, LayerGroup, OptimizerFactory, check_groups
@@ -76,9 +78,7 @@ def make_optimizer(
         return optimizer, ""
     kept = {parameter for group in groups for parameter in group["params"] if parameter in before.state}
     for parameter in kept:
-        optimizer.state[parameter] = {
-            name: _laid_out_as(parameter, value) for name, value in before.state[parameter].items()
-        }
+        optimizer.state[parameter] = tree_map_only(Tensor, partial(_laid_out_as, parameter), before.state[parameter])
     return optimizer, f"new optimizer: the parameter groups changed; state carried over for {len(kept)} tensors"
 
 
@@ -103,36 +103,50 @@ def check_instance(optimizer: Optimizer, model: nn.Module) -> None:
         )
 
 
-def load_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Put a state dict's hyper-parameters and tensors into an optimizer of the same groups, bit for bit.
+def load_state(optimizer: Optimizer, state: Mapping[str, Any], *, settings: bool = True) -> None:
+    """Put a state dict's tensors, and its hyper-parameters, into an optimizer of the same groups, bit for bit.
 
     Unlike torch's own loading it keeps each tensor's type, and lays each out as its parameter: fused CPU kernels give
     silently wrong results when the two differ.
 
+    Args:
+        optimizer: one of the class that the state is of.
+        state: its state dict; each value may be of any form, and need not belong to a parameter.
+        settings: take over the hyper-parameters too; otherwise the optimizer keeps its own.
+
     Raises:
         ConfigError: the groups hold other numbers of tensors.
     """
-    if type(optimizer).load_state_dict is not Optimizer.load_state_dict:
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    if type(optimizer).load_state_dict is Optimizer.load_state_dict:
+        _load(optimizer, state)
+    else:
         optimizer.load_state_dict(copy.deepcopy(dict(state)))
-        return
+    for group, kept in zip(optimizer.param_groups, own, strict=True):
+        group.update({} if settings else kept)
+
+
+def _load(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     now, then = (
         [len(group["params"]) for group in groups] for groups in (optimizer.param_groups, state["param_groups"])
     )
     if now != then:
         raise ConfigError(f"the state is of an optimizer whose groups hold {then} tensors, this one's hold {now}")
-    optimizer.state.clear()
+    owners: dict[Any, tuple[nn.Parameter, bool]] = {}
     for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
         group.update(copy.deepcopy({name: value for name, value in saved.items() if name != "params"}))
         counts_on_device = bool(group.get("fused") or group.get("capturable"))
-        for parameter, number in zip(group["params"], saved["params"], strict=True):
-            if number in state["state"]:
-                values = state["state"][number]
-                optimizer.state[parameter] = {
-                    name: _placed(parameter, value, counts_on_device) for name, value in values.items()
-                }
+        pairs = zip(saved["params"], group["params"], strict=True)
+        owners |= {number: (parameter, counts_on_device) for number, parameter in pairs}
+    first = next(iter(owners.values()))
+    optimizer.state.clear()
+    for key, value in state["state"].items():
+        parameter, counts_on_device = owners.get(key, first)
+        place = partial(_placed, parameter, counts_on_device)
+        optimizer.state[parameter if key in owners else key] = tree_map(place, value)
 
 
-def _placed(parameter: nn.Parameter, value: Any, counts_on_device: bool) -> Any:
+def _placed(parameter: nn.Parameter, counts_on_device: bool, value: Any) -> Any:
     """A copy of one value of the state, where the optimizer expects it."""
     if not isinstance(value, Tensor):
         return copy.deepcopy(value)

@@ -1,14 +1,19 @@
 """Nested values as JSON and tensors: how a state is written without pickle, and read without naming any code.
 
 Numbers, strings, None, lists and dicts with string keys are JSON already. What JSON lacks is written as an object
-with one key that begins with `$`: tensors, tuples, other keys, and numbers that are not finite.
+with one key that begins with `$`: tensors, tuples, other keys, and numbers that are not finite. What is only derived
+from one of these, as a named tuple is, would come back as something else, and is refused. Only NumPy's float64
+may come back as a float, and the ordered dicts that torch's state dicts are as plain ones.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from collections import OrderedDict
+from types import NoneType, UnionType
+from typing import Any, Final, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+import numpy as np
 from torch import Tensor
 
 from etude.errors import ConfigError, LoadError
@@ -27,25 +32,26 @@ def to_json(value: Any, tensors: dict[str, Tensor], place: str = "") -> Json:
     Raises:
         ConfigError: something else is in it, named by its place.
     """
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
+    if type(value) in (NoneType, bool, int, str):
+        plain: Json = value
+        return plain
+    if type(value) in (float, np.float64):
         # float(): NumPy's own kind writes itself otherwise
-        return value if math.isfinite(value) else {"$float": repr(float(value))}
+        return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
     if isinstance(value, Tensor):
         while place in tensors:  # two places can have one name, such as those of 0 and "0"
             place += "'"
         tensors[place] = value
         return {"$tensor": place}
-    if isinstance(value, tuple):
+    if type(value) is tuple:
         return {"$tuple": [to_json(item, tensors, f"{place}/{i}") for i, item in enumerate(value)]}
-    if isinstance(value, list):
+    if type(value) is list:
         return [to_json(item, tensors, f"{place}/{i}") for i, item in enumerate(value)]
-    if isinstance(value, dict):
+    if type(value) in (dict, OrderedDict):
         items = [(key, to_json(item, tensors, f"{place}/{key}")) for key, item in value.items()]
-        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+        if all(type(key) is str and not key.startswith("$") for key in value):
             return dict(items)
-        return {"$dict": [[to_json(key, tensors), item] for key, item in items]}
+        return {"$dict": [[to_json(key, tensors, f"{place}/{key}"), item] for key, item in items]}
     raise ConfigError(
         f"{place.strip('/') or 'the state'} is a {type(value).__name__}, which a checkpoint cannot keep; state is made "
         "of numbers, strings, tensors, lists, tuples and dicts"
@@ -93,3 +99,50 @@ def _pair(content: Any) -> tuple[Any, Any]:
         raise TypeError(f"a {type(content).__name__} is no list")
     key, value = content
     return key, value
+
+
+def check_type(value: Any, hint: Any, place: str) -> None:
+    """Refuse a value that was read unless it is of the annotated type, all through.
+
+    >>> check_type({"loss": [0.5, 1]}, dict[str, list[float]], "rows")
+    >>> check_type({"loss": [0.5, "1"]}, dict[str, list[float]], "rows")
+    Traceback (most recent call last):
+    ...
+    etude.errors.LoadError: the state's rows/loss/1 is a str, not a float
+
+    Raises:
+        LoadError: naming the place.
+    """
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        one = next((part for part in parts if isinstance(value, get_origin(part) or _class_of(part))), parts[0])
+        check_type(value, one, place)
+        return
+    if kind is not Any and not _is_a(value, _class_of(kind)):
+        raise LoadError(f"the state's {place} is a {type(value).__name__}, not a {_class_of(kind).__name__}")
+    if is_typeddict(kind):
+        for name, part in get_type_hints(kind).items():
+            check_type(value.get(name), part, f"{place}/{name}")
+    elif kind is tuple:
+        if len(value) != len(parts):
+            raise LoadError(f"the state's {place} has {len(value)} parts, not {len(parts)}")
+        for i, (item, part) in enumerate(zip(value, parts, strict=True)):
+            check_type(item, part, f"{place}/{i}")
+    elif kind is list and parts:
+        for i, item in enumerate(value):
+            check_type(item, parts[0], f"{place}/{i}")
+    elif kind is dict and parts:
+        for key, item in value.items():
+            check_type(key, parts[0], f"{place}/{key}")
+            check_type(item, parts[1], f"{place}/{key}")
+
+
+def _class_of(hint: Any) -> type:
+    return dict if is_typeddict(hint) else hint
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """As a type checker sees it: a whole number will do for a float, and yes is no number."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)

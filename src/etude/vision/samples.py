@@ -87,12 +87,12 @@ class PictureSet:
             yield f"  note: {note}"
 
     def identity(self) -> dict[str, Json]:
-        """What tells this data from any other: the store's key, and which pictures have which labels on which side."""
+        """What tells this data from any other: its pixels, and which pictures have which labels on which side."""
         digest = hashlib.blake2b(digest_size=16)
         for rows, targets in (self.train, self.valid):
             digest.update(rows.numpy().tobytes() + targets.numpy().tobytes())
         return {
-            "store": self.store.key,
+            "store": self.store.content,
             "labels": digest.hexdigest(),
             "train": len(self.train[0]),
             "valid": len(self.valid[0]),

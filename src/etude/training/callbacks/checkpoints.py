@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, final
 
-from torch import Tensor
 from typing_extensions import override
 
 from etude.data.loaders import SeekableLoader
-from etude.errors import ConfigError, NonFiniteError, SaveError
+from etude.errors import ConfigError, SaveError
 from etude.training import checkpoint, interrupt, saving, snapshot
 from etude.training.callback import Callback
 from etude.training.callbacks.stop import direction, is_better
+from etude.training.writer import Writer, alone_in, prune
 from etude.types import Batch, Json, StepOutput
 
 if TYPE_CHECKING:
@@ -28,6 +27,9 @@ if TYPE_CHECKING:
     from etude.training.loop import Rest
 
 OnSaveError: TypeAlias = Literal["continue", "stop"]
+
+_STOPPING: Final = "stopping after this step, with a checkpoint"
+_STOPPING_READY_MADE: Final = "stopping after this step; a ready-made loader can only be resumed from an epoch's end"
 
 
 @final
@@ -48,6 +50,7 @@ class Checkpoints(Callback):
             Earlier checkpoints are left alone either way.
 
     Raises:
+        ConfigError: another fit fills the folder, or has; or there is something that no checkpoint can keep.
         SaveError: with on_error="stop".
         NonFiniteError: the weights are not finite; no checkpoint of them is kept.
     """
@@ -77,8 +80,8 @@ class Checkpoints(Callback):
         self._best_written = ""
         """The best one that is on the disk; not `best_name` while that one is being written, or could not be."""
         self._begun = self._has_saved = False
-        self._writer: _Writer | None = None
-        self._wish: Callable[[], int | None] = lambda: None
+        self._writer: Writer | None = None
+        self._wish = interrupt.Wish()
         self._before_validation: snapshot.Bystanders | None = None
         self._last = 0.0
 
@@ -96,43 +99,54 @@ class Checkpoints(Callback):
 
     @override
     def before_step(self, learner: Learner) -> None:
-        """Refuse, before the first step, a folder whose checkpoints are of a fit that is further on.
+        """Refuse, before the first step, a state that cannot be kept, and a folder that is not for this fit."""
+        if not self._begun:
+            self._begun = True
+            self._refuse_later_ones(learner)
+            checkpoint.check_can_keep(snapshot.take(learner))
+
+    def _refuse_later_ones(self, learner: Learner) -> None:
+        """Refuse a folder whose checkpoints are of a fit that is further on.
 
         Beside those of this fit they would be the newest, so they would be kept, and resumed from, in place of them.
         A damaged one is none: the fit goes on from the one before it.
         """
-        if self._begun:
-            return
-        self._begun = True
         for path in checkpoint.checkpoints(self.folder):
             position = checkpoint.position_of(path)
             if position is not None and position[0] > learner.progress.step and checkpoint.is_whole(path):
+                advice = (
+                    "To go on from here all the same, move the checkpoints after that step away or remove them, or "
+                    "name another folder"
+                    if learner.progress.fit_step
+                    else f"To go on with it, pass resume={str(self.folder)!r}; else name another folder, or remove it"
+                )
                 raise ConfigError(
                     f"{path} is of a fit that is further on than step {learner.progress.step}, where this one begins. "
-                    f"To go on with it, pass resume={str(self.folder)!r}; else name another folder, or remove it"
+                    f"{advice}"
                 )
 
     @override
     def during_fit(self, learner: Learner) -> AbstractContextManager[Any]:
-        """Listen to signals, and at the end wait for the last checkpoint."""
+        """Keep the folder to this fit, listen to signals, and at the end wait for the last checkpoint."""
         return self._listening(learner)
 
     @contextmanager
     def _listening(self, learner: Learner) -> Iterator[None]:
-        with interrupt.wish_to_stop() as self._wish:
+        told = _STOPPING if isinstance(learner.data.train, SeekableLoader) else _STOPPING_READY_MADE
+        with alone_in(self.folder), interrupt.wish_to_stop(told) as self._wish:
             try:
                 yield
-            except Exception:
-                # the fit's own error is the one to be told
+                self._collect(learner)
+            except BaseException:
+                # what ended the fit is what is to be told, and not what becomes of this checkpoint
                 self._forget_writer()
                 raise
             finally:
                 self._before_validation = None
-            self._collect(learner)
             self._tidy(learner)
-            if (wish := self._wish()) is not None:
+            if self._wish.number is not None:
                 # it came after the last point of rest; what follows this fit must not begin
-                self._stop(learner, wish)
+                self._stop(learner, self._wish.number)
 
     def _tidy(self, learner: Learner) -> None:
         """Remove what failing or killed saves have left, the older checkpoints that they did not come to among it."""
@@ -141,40 +155,35 @@ class Checkpoints(Callback):
             found = checkpoint.checkpoints(self.folder)
             # the first save of a fit does this; one that is resumed at its end has none
             if found and not self._has_saved and found[0].name == _end_of(learner) and checkpoint.is_whole(found[0]):
-                _prune(self.folder, found[0].name, (self.best_name, self._best_written), self.keep)
+                prune(self.folder, found[0].name, (self.best_name, self._best_written), self.keep)
 
     def _forget_writer(self) -> None:
-        """Wait for the checkpoint under way, whatever becomes of it."""
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.join()
+        """Wait for the checkpoint under way, whatever becomes of it, unless a second signal says not to."""
+        if self._writer is not None and not self._wish.insists:
+            self._writer.join()
+            self._writer = None
 
     def _rest(self, learner: Learner, after: Rest) -> None:
         """Save if it is time, and stop if that was asked for."""
-        wish = self._wish()
+        wish = self._wish.number
         if after == "epoch":
             self._note_best(learner)
-            self._save(learner, snapshot.take(learner))
+            self._save(learner)
         elif after == "trained":
             self._before_validation = snapshot.bystanders(learner)
         elif self._is_time(learner) or (wish and isinstance(learner.data.train, SeekableLoader)):
-            self._save(learner, snapshot.take(learner))
+            self._save(learner)
         if wish is not None and after != "trained":
             self._stop(learner, wish)
 
     @override
     def after_eval_batch(self, learner: Learner, batch: Batch, output: StepOutput) -> None:
         """A wish to stop need not wait for the end of a validation pass: it is begun anew by the resumed run."""
-        wish = self._wish()
+        wish = self._wish.number
         # a callback may evaluate on its own, between epochs or within one
         if wish is None or self._before_validation is None or learner.running().train_results is None:
             return
-        around = self._before_validation
-        taken = snapshot.take(learner)
-        self._save(
-            learner,
-            replace(taken, callbacks=around.callbacks, random=around.random, generators=around.generators),
-        )
+        self._save(learner, self._before_validation)
         self._stop(learner, wish)
 
     def _is_time(self, learner: Learner) -> bool:
@@ -192,33 +201,38 @@ class Checkpoints(Callback):
             self.best_value = row[self.best]
             self.best_name = _end_of(learner)
 
-    def _save(self, learner: Learner, taken: snapshot.Snapshot) -> None:
-        """Hand a snapshot to a thread of its own, once the one before it is on the disk."""
+    def _save(self, learner: Learner, around: snapshot.Bystanders | None = None) -> None:
+        """Hand a snapshot, with bystanders as they were, to a thread of its own, once the last one is on the disk."""
+        # a good checkpoint must not give way to weights that an update has made infinite or NaN
         learner.running().check_finite()
+        taken = snapshot.take(learner)
+        if around is not None:
+            taken = replace(taken, callbacks=around.callbacks, random=around.random, generators=around.generators)
         self._collect(learner)
         self._last = time.monotonic()
         best = (self.best_name, self._best_written)
-        self._writer = _Writer(taken, self.folder, saving.describe(learner), best, self.keep)
+        self._writer = Writer(taken, self.folder, saving.describe(learner), best, self.keep, self._wish)
         self._writer.start()
 
     def _collect(self, learner: Learner) -> None:
         """Wait for the checkpoint under way, and tell what became of it."""
-        writer, self._writer = self._writer, None
-        if writer is None:
+        if (writer := self._writer) is None:
             return
         writer.join()
+        self._writer = None
         if isinstance(writer.error, OSError):
             told = f"checkpoint {writer.name} could not be written: {writer.error}"
             if self.on_error == "stop":
                 raise SaveError(f"{told}. Make room or name another folder; earlier checkpoints are as they were")
-            learner.running().history.notes.append(told)
-            print(f"{told}; training goes on, earlier checkpoints are as they were", file=sys.stderr, flush=True)
+            _tell(learner, told, "training goes on, earlier checkpoints are as they were")
         elif writer.error is not None:
             raise writer.error
         else:
             self._has_saved = True
             if writer.name == writer.best[0]:
                 self._best_written = writer.name
+        if writer.not_pruned is not None:
+            _tell(learner, f"older checkpoints could not be removed: {writer.not_pruned}", "training goes on")
 
     def _stop(self, learner: Learner, wish: int) -> None:
         """Wait until all is on the disk, and leave."""
@@ -251,54 +265,10 @@ class Checkpoints(Callback):
         return {"keep": self.keep, "best": self.best}
 
 
-class _Writer(threading.Thread):
-    """Writes one checkpoint and removes those that it replaces."""
-
-    def __init__(
-        self,
-        taken: snapshot.Snapshot,
-        folder: Path,
-        description: dict[str, Json] | None,
-        best: tuple[str, str],
-        keep: int,
-    ) -> None:
-        super().__init__(name=checkpoint.name_of(taken), daemon=True)
-        self._taken, self._folder, self._description = taken, folder, description
-        self.best, self._keep = best, keep
-        self.error: Exception | None = None
-
-    @override
-    def run(self) -> None:
-        try:
-            _check_weights(self._taken)
-            checkpoint.write(self._taken, self._folder, self._description)
-            _prune(self._folder, self.name, self.best, self._keep)
-        except Exception as error:
-            self.error = error
-
-
-def _prune(folder: Path, newest: str, best: tuple[str, str], keep: int) -> None:
-    """Remove all but the newest one and those before it, and the best or, where that is not there, the one before."""
-    there = checkpoint.checkpoints(folder)
-    names = [path.name for path in there]
-    # those before it in this list are later ones that are damaged: the fit is about to train those steps again
-    first = names.index(newest)
-    kept = {*names[first : first + keep], best[0] if best[0] in names else best[1]}
-    for old in there:
-        if old.name not in kept:
-            checkpoint.remove(old)
+def _tell(learner: Learner, told: str, but: str) -> None:
+    learner.running().history.notes.append(told)
+    print(f"{told}; {but}", file=sys.stderr, flush=True)
 
 
 def _end_of(learner: Learner) -> str:
     return checkpoint.name_at(learner.progress.step, learner.progress.epoch)
-
-
-def _check_weights(taken: snapshot.Snapshot) -> None:
-    """Refuse weights that an update has made infinite or NaN: a good checkpoint must not give way to them."""
-    for name in taken.trainable:
-        value = taken.model[name]
-        if isinstance(value, Tensor) and not bool(value.isfinite().all()):
-            raise NonFiniteError(
-                f"{name} is not finite after step {taken.progress['step']}; no checkpoint of it is kept, the newest "
-                "one is older. A lower learning rate or gradient clipping are the usual cures."
-            )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias, final
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
 
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 Momentum: TypeAlias = float | tuple[float, float] | Literal["auto"] | None
 """What a schedule takes; "auto" is its default where the optimizer has momentum, and none elsewhere."""
+
+_POINTS: Final = 1000
 
 
 def schedules_of(optimizer: Optimizer, lr: Rate | None, schedule: Cycle | Schedules, momentum: Momentum) -> Schedules:
@@ -86,9 +90,15 @@ class Scheduler(Callback):
 
     @override
     def config(self) -> dict[str, Json]:
-        """Each schedule's values at the start, at six points on the way, and at the end."""
-        points = [i / 7 for i in range(8)]
-        return {
-            name: [[round(schedule(point), 12) for point in points] for schedule in schedules]
-            for name, schedules in self._schedules.items()
-        }
+        """Each schedule's values at the start, at three points on the way and at the end, and a hash of a thousand."""
+        return {name: list(told) for name, told in self._told.items()}
+
+    @cached_property
+    def _told(self) -> dict[str, list[str]]:
+        return {name: [_told(schedule) for schedule in schedules] for name, schedules in self._schedules.items()}
+
+
+def _told(schedule: Schedule) -> str:
+    values = [f"{schedule(i / _POINTS):.9g}" for i in range(_POINTS + 1)]
+    digest = hashlib.blake2b(" ".join(values).encode(), digest_size=4).hexdigest()
+    return " ".join([*(f"{float(value):.4g}" for value in values[:: _POINTS // 4]), f"({digest})"])
