@@ -24,9 +24,7 @@ def stopped_after(num_steps: int, monkeypatch):
     asked = itertools.count()
 
     class Wish(interrupt.Wish):
-        number = property(
-            lambda self: signal.SIGTERM if next(asked) >= num_steps else None, lambda self, number: None
-        )
+        number = property(lambda self: signal.SIGTERM if next(asked) >= num_steps else None, lambda self, number: None)
 
     @contextmanager
     def wish(told):

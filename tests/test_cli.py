@@ -134,14 +134,14 @@ def test_a_wrong_flag_is_one_json_object_too(capsys):
 
 
 def test_a_training_goes_on_when_whoever_read_its_output_has_left(etude_command, tmp_path):
-    command = [*etude_command, "demo", "--epochs", "2", "--run-dir", str(tmp_path / "run")]
+    command = [*etude_command, "demo", "--epochs", "1", "--run-dir", str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
         process.stdout.close()
         errors = process.stderr.read()
 
     assert (process.returncode, errors) == (0, "")
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 2
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 1
 
 
 def test_messages_name_flags_and_leave_paths_as_they_are(tmp_path, monkeypatch, capsys):

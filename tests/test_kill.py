@@ -17,7 +17,7 @@ from coloring import FAST, etude, save_colors
 from etude.training import checkpoint
 
 TESTS = Path(__file__).parent
-SIGNALS = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+SIGNALS = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGINT)]
 if os.name != "nt":
     SIGNALS.append(pytest.param(signal.SIGKILL, marks=pytest.mark.slow))
 

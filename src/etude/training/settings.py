@@ -91,7 +91,7 @@ def _words(name: str, then: Any, now: Any) -> str:
         what = "on other data" if name == "data" else "with another schedule, or other settings of the optimizer"
         return f"was trained {what} ({'; '.join(parts)})"
     if isinstance(then, list):
-        return f"has the {name}\n  {then}\nand cannot go on with\n  {now}\n"
+        return f"has the {name} {then} and cannot go on with {now}"
     return f"has {name}={then}, this one has {name}={now}"
 
 
