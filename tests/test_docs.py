@@ -29,8 +29,7 @@ from etude.vision import LessonCNN
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
-ELSEWHERE = {"from-the-notes.md", "README.zh-CN.md"}
-"""Run by tests/test_from_the_notes.py; the same blocks as README.md."""
+ELSEWHERE = {"from-the-notes.md", "README.zh-CN.md"}  # run by test_from_the_notes.py; the same blocks as README.md
 PICTURES_PER_CLASS = 12
 """In the folder that the pages' code finds as photos/: few, because the README trains a large model on them."""
 SMALLER = {"size=128": "size=48", "xresnet34": "xresnet18"}
@@ -336,7 +335,7 @@ def test_mean_shares_of_the_page(figures):
         assert figures["mean_larger_share"](float(alpha)) == pytest.approx(float(mean), abs=5e-4)
 
 
-@pytest.mark.slow  # it trains what the pictures show
+@pytest.mark.slow
 def test_figures_can_be_drawn(figures, tmp_path):
     for name in ("step", "learning_rate", "plan"):
         runpy.run_path(str(DOCS / "figures" / f"{name}.py"))["main"](tmp_path)

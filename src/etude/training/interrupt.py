@@ -76,7 +76,7 @@ def _in_a_fork(number: int) -> None:
 
 
 def stop(number: int) -> NoReturn:
-    """Leave as a process does that the signal has stopped: exit code 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    """Leave as a process does that the signal has stopped: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
