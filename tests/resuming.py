@@ -93,6 +93,11 @@ class Noisy(Dataset):
         return self.inputs[i] + 0.1 * torch.randn(1) + 0.1 * float(np.random.rand()), self.targets[i]
 
 
+def _workers(number: int) -> dict[str, Any]:
+    """Two are started anew for every epoch; four stay, for starting them takes longer than an epoch here."""
+    return {"workers": number, "persistent_workers": number > 2}
+
+
 def loaders(kind: str) -> Any:
     """Training and validation data: our arrays, a torch data set with 0, 2 or 4 workers, or a ready-made loader."""
     generator = torch.Generator().manual_seed(7)
@@ -103,7 +108,7 @@ def loaders(kind: str) -> Any:
         return DataLoaders(train, ArrayLoader(inputs, targets, batch_size=32), seed=3)
     if kind == "ready-made":
         return DataLoader(Noisy(inputs, targets), 16, shuffle=True), DataLoader(Noisy(inputs, targets), 32)
-    train = DatasetLoader(Noisy(inputs, targets), batch_size=16, shuffle=True, seed=3, workers=int(kind.split()[0]))
+    train = DatasetLoader(Noisy(inputs, targets), batch_size=16, shuffle=True, seed=3, **_workers(int(kind.split()[0])))
     return DataLoaders(train, ArrayLoader(inputs, targets, batch_size=32), seed=3)
 
 
