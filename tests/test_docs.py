@@ -32,7 +32,7 @@ PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
 ELSEWHERE = {"from-the-notes.md", "README.zh-CN.md"}  # run by test_from_the_notes.py; the same blocks as README.md
 PICTURES_PER_CLASS = 12
 """In the folder that the pages' code finds as photos/: few, because the README trains a large model on them."""
-SMALLER = {"size=128": "size=48", "xresnet34": "xresnet18", "fit(5,": "fit(1,", "fine_tune(5,": "fine_tune(1,"}
+SMALLER = {"size=128": "size=48", "xresnet34": "xresnet18", "fit(5, lr=1e-2)  #": "fit(1, lr=1e-2)  #"}
 """What is made smaller in a page's code, for the same reason."""
 
 
