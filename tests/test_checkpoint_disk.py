@@ -141,6 +141,25 @@ def test_with_stop_the_fit_ends_in_an_error(tmp_path, monkeypatch):
     assert checkpoint.read_newest(tmp_path).progress["step"] == 3
 
 
+def test_with_stop_the_fit_does_not_wait_for_the_next_checkpoint(tmp_path, monkeypatch):
+    """An epoch may take hours."""
+    steps = []
+
+    class Wait(Callback):
+        @override
+        def after_step(self, learner, batch, output):
+            steps.append(learner.progress.step)
+            if learner.progress.step > 3:
+                # long enough for the thread to have met the full disk
+                next(one for one in learner.callbacks if isinstance(one, Checkpoints))._writer.join()
+
+    monkeypatch.setattr(checkpoint, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+    with pytest.raises(SaveError, match="could not be written"):
+        fitted(tmp_path, on_error="stop", callbacks=[Wait()])
+
+    assert steps[-1] == 4, "the step after the first epoch's checkpoint"
+
+
 def test_the_command_ends_with_1(tmp_path, monkeypatch):
     def write(snapshot, folder, description):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -231,7 +231,7 @@ def _history(run: RunRecord, series: Series) -> Iterator[str]:
         cells = [[_cell(name, series.epochs[i].get(name)) for name in names] for i in shown]
         yield from columns([list(map(plain, names)), *cells], ">" * len(names))
         if skipped:
-            yield f"every {skipped}th epoch and the last; --json has all"
+            yield f"one epoch of {skipped}, and the last; --json has all"
     if series.unreadable:
         yield f"{series.unreadable} lines of history.jsonl cannot be read, as after a crash; the others are used"
     yield from _chart(run, series)

@@ -111,7 +111,7 @@ def _epochs(comparison: Comparison) -> Iterator[str]:
         rows.append([str(epoch), *("" if value is None else f"{value:.4f}" for value in values)])
     yield from columns(rows, ">" * len(header))
     if skipped:
-        yield f"every {skipped}th epoch and the last"
+        yield f"one epoch of {skipped}, and the last"
     yield ""
 
 

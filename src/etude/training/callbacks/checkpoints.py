@@ -165,6 +165,9 @@ class Checkpoints(Callback):
 
     def _rest(self, learner: Learner, after: Rest) -> None:
         """Save if it is time, and stop if that was asked for."""
+        if self._writer is not None and self._writer.error is not None:
+            # a full disk is told, or ends the fit, at once and not when the next checkpoint is due
+            self._collect(learner)
         wish = self._wish.number
         if after == "epoch":
             self._note_best(learner)
