@@ -5,18 +5,37 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 import etude
-from etude import Callback, ClipGradNorm, Debug, EarlyStopping, Learner, MixUp, Record, SaveBest, Scheduler, accuracy
+from etude import (
+    Callback,
+    Choose,
+    ClipGradNorm,
+    CutMix,
+    Cutout,
+    Debug,
+    EarlyStopping,
+    ErasePixels,
+    FourCorners,
+    Learner,
+    MixUp,
+    Record,
+    SaveBest,
+    Scheduler,
+    accuracy,
+)
 from etude.data.dataset import DatasetLoader
 from etude.data.loaders import ArrayLoader, DataLoaders
+from etude.testing import same
 from etude.training import interrupt
 from etude.training.callbacks import checkpoints
 from etude.training.callbacks.checkpoints import Checkpoints
@@ -25,6 +44,11 @@ from etude.training.transfer import HoldNorms
 SHIPPED: dict[str, Callable[[], Callback]] = {
     "mixup": lambda: MixUp(0.4),
     "mixup in a hidden layer": lambda: MixUp(0.4, at="2"),
+    "cutmix": CutMix,
+    "cutout": lambda: Cutout(0.4),
+    "erase pixels": ErasePixels,
+    "four corners": FourCorners,
+    "choose": lambda: Choose(MixUp(0.4, at="2", seed=5), Cutout(0.5, seed=5), p=0.8),
     "clip": lambda: ClipGradNorm(0.1),
     "record": Record,
     "early stopping": lambda: EarlyStopping(patience=5),
@@ -156,3 +180,30 @@ def outcome(trained: Learner) -> dict[str, Any]:
         ],
         "generator": torch.get_rng_state(),
     }
+
+
+def stopped_and_resumed(make, folder: Path, place: str, monkeypatch, **options: Any) -> dict[str, Any]:
+    """What a fit ends with that was stopped at a place and resumed in new objects."""
+    stop = StopAt(place)
+    with signaled_by(stop, monkeypatch), pytest.raises(SystemExit, match="143"):
+        learner([*make(), stop, Checkpoints(folder)], **options).fit(EPOCHS, lr=0.05)
+    resumed = learner([*make(), StopAt(None), Checkpoints(folder)], **options)
+    torch.manual_seed(12345)
+    resumed.fit(EPOCHS, lr=0.05, resume=folder)
+    return outcome(resumed)
+
+
+def never_stopped(make, folder: Path, **options: Any) -> dict[str, Any]:
+    """What the same fit ends with as a whole."""
+    whole = learner([*make(), StopAt(None), Checkpoints(folder)], **options)
+    whole.fit(EPOCHS, lr=0.05)
+    return outcome(whole)
+
+
+def check_places(make, tmp_path: Path, monkeypatch, places=tuple(PLACES), **options: Any) -> None:
+    """Stop a fit with some callbacks at some places, and compare with the whole one."""
+    whole = never_stopped(make, tmp_path / "whole", **options)
+    for place in places:
+        resumed = stopped_and_resumed(make, tmp_path / place.replace(" ", "-"), place, monkeypatch, **options)
+        different = [name for name in whole if not same(whole[name], resumed[name])]
+        assert not different, f"{place}: other {different}"

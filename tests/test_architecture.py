@@ -13,7 +13,21 @@ import etude
 ROOT = Path(etude.__file__).parent
 
 FLOORS = {
-    0: ["types", "errors", "random", "losses", "metrics", "schedules", "optim", "layers", "hooks", "plots", "output"],
+    0: [
+        "types",
+        "errors",
+        "random",
+        "boxes",
+        "losses",
+        "metrics",
+        "schedules",
+        "optim",
+        "muon",
+        "layers",
+        "hooks",
+        "plots",
+        "output",
+    ],
     1: ["data"],
     2: ["training"],
     3: ["vision", "text"],

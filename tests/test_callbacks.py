@@ -14,6 +14,7 @@ from etude.schedules import linear, one_cycle
 from etude.testing import check_callback
 from etude.training.callback import describe
 from etude.training.callbacks.checkpoints import Checkpoints
+from etude.vision import ProgressiveResizing
 from resuming import SHIPPED
 
 
@@ -34,6 +35,7 @@ def test_checkpoints_hold_their_promises(tmp_path):
 
 def test_every_shipped_callback_is_checked():
     checked = {type(make()) for make in SHIPPED.values()} | {KeepRun, Checkpoints}
+    checked |= {ProgressiveResizing}  # in test_progressive.py, for it needs pictures
     subclasses = [cls for cls in Callback.__subclasses__() if cls.__module__.startswith("etude.")]
     shipped = {cls for cls in subclasses if not cls.__name__.startswith("_")}
 

@@ -42,8 +42,8 @@ EXPECTED = {
 """What the committed checkpoint holds. Where it is no longer so, the format has changed: raise its number, and add to
 `UPGRADES`."""
 FIELDS = """
-callbacks earlier_notes earlier_rows generators loss meter model notes optimizer progress random rows seconds seed
-settings train_results trainable
+average callbacks earlier_notes earlier_rows generators loss meter model notes optimizer precision progress random rows
+seconds seed settings train_results trainable
 """
 
 # -- formats ----------------------------------------------------------------------------------------------------------
@@ -91,8 +91,8 @@ def _with_manifest(place: Path, **changes) -> None:
 
 def test_a_newer_format_is_refused(tmp_path):
     place = Path(shutil.copytree(OLD, tmp_path / "old")) / "step-00000006"
-    _with_manifest(place, format=2)
-    with pytest.raises(LoadError, match=r"has format 2, this version of etude reads up to 1; a newer one wrote it"):
+    _with_manifest(place, format=3)
+    with pytest.raises(LoadError, match=r"has format 3, this version of etude reads up to 2; a newer one wrote it"):
         checkpoint.read_newest(place)
 
 
@@ -109,7 +109,7 @@ def test_an_older_format_is_brought_up(tmp_path, monkeypatch):
             checkpoint.read(place)
     _with_manifest(place, format=0, files=files)
     upgrade = {0: lambda state: {"generators": state.pop("generator_states"), **state}}
-    monkeypatch.setattr(checkpoint, "UPGRADES", upgrade)
+    monkeypatch.setattr(checkpoint, "UPGRADES", {**checkpoint.UPGRADES, **upgrade})
 
     assert same(asdict(checkpoint.read(place)), asdict(checkpoint.read_newest(OLD)))
 

@@ -10,10 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from etude import Batch, ConfigError, random
+from etude.boxes import inside
 from etude.vision.affine import affine
 from etude.vision.augment import compose, flip_and_shift
 from etude.vision.color import color_jitter
-from etude.vision.erase import inside, random_erasing, rectangles
+from etude.vision.erase import random_erasing, rectangles
 
 LAW = settings(max_examples=30, deadline=None, derandomize=True)
 

@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import etude
 from etude import ConfigError, Learner, MixUp, optim
 from etude.recipes.demo import digits
-from etude.training import precision as precisions
 from etude.training import snapshot
 from etude.training.device import pick_device
 from etude.vision import learner as vision_learner
@@ -215,69 +214,6 @@ def test_a_named_device_is_obeyed_or_refused():
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="device 'cuda' cannot be used"):
             pick_device("cuda")
-
-
-def test_bf16_computes_in_bf16_and_keeps_weights_and_loss_in_float32():
-    seen = []
-    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
-    model[1].register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
-    learner = _learner(model, precision="bf16", device="cpu")
-    losses = []
-    learner.fit(1, lr=0.1, callbacks=[etude.Debug("after_step", call=lambda _, b, out: losses.append(out.loss.dtype))])
-
-    assert set(seen) == {(torch.bfloat16, torch.bfloat16)}
-    assert set(losses) == {torch.float32}
-    assert model[0].weight.dtype == torch.float32
-
-
-@pytest.mark.parametrize(("bf16_seconds", "chosen"), [(0.5, "bf16"), (0.95, "fp32")])
-def test_auto_takes_the_faster_precision_and_records_why(monkeypatch, bf16_seconds, chosen):
-    monkeypatch.setattr(precisions, "_seconds", lambda model, loss_of, p: 1.0 if p.name == "fp32" else bf16_seconds)
-    monkeypatch.setattr(precisions, "_imitates_bf16", lambda: False)
-    learner = _learner(precision="auto", device="cpu")
-    learner.fit(1, lr=0.1)
-
-    assert learner.precision.name == chosen
-    assert "measured" in learner.precision.reason
-
-
-def test_a_hopeless_bf16_is_tried_once(monkeypatch):
-    tried = []
-
-    def seconds(model, loss_of, precision):
-        tried.append(precision.name)
-        return 1.0 if precision.name == "fp32" else 15.0
-
-    monkeypatch.setattr(precisions, "_seconds", seconds)
-    monkeypatch.setattr(precisions, "_imitates_bf16", lambda: False)
-    learner = _learner(precision="auto", device="cpu")
-    learner.fit(1, lr=0.1)
-
-    assert tried == ["fp32", "bf16"]
-    assert "15.0 times as long" in learner.precision.reason
-
-
-def test_a_processor_without_bf16_is_not_timed(monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    monkeypatch.setattr(precisions.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(precisions, "_seconds", lambda *_: pytest.fail("timed"))
-    learner = _learner(precision="auto", device="cpu")
-    learner.fit(1, lr=0.1)
-
-    assert learner.precision.name == "fp32"
-
-
-def test_measuring_the_precision_changes_nothing(monkeypatch):
-    monkeypatch.setattr(precisions, "_imitates_bf16", lambda: False)
-    weights = []
-    for precision in ("auto", None):
-        torch.manual_seed(5)
-        model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
-        learner = _learner(model, precision=precision or learner.precision.name, device="cpu")
-        learner.fit(2, lr=0.1)
-        weights.append(torch.cat([value.flatten().double() for value in model.state_dict().values()]))
-
-    assert torch.equal(*weights)
 
 
 def test_a_snapshot_of_another_fit_is_refused():

@@ -308,10 +308,5 @@ def test_batches_of_one_train(at):
     assert len(_learner(MixUp(at=at), batch_size=1).fit(1, lr=0.01)) == 1
 
 
-def test_two_mixing_callbacks_are_refused():
-    with pytest.raises(ConfigError, match="mixed already; use one mixing callback"):
-        _learner(MixUp(), MixUp(at="1")).fit(1, lr=0.1)
-
-
 def test_its_settings_are_recorded():
     assert MixUp(0.2, at="1", seed=7).config() == {"alpha": 0.2, "at": "1", "seed": 7}

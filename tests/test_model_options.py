@@ -7,8 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from coloring import etude, save_colors
 from etude import ConfigError
 from etude.layers import AdaptiveConcatPool2d, BlurPool2d, conv_layer
+from etude.recipes.options import DataOptions, ModelOptions, TrainOptions
+from etude.recipes.training import Training
 from etude.vision import LessonCNN, create_model, xresnet18
 
 
@@ -95,6 +98,37 @@ def test_the_lessons_network_takes_small_gray_pictures():
 def test_the_lessons_network_needs_a_width():
     with pytest.raises(ConfigError, match="at least one width"):
         LessonCNN(10, widths=())
+
+
+# -- the recipes' options ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("asked", "size", "stride"), [(None, 16, 1), (None, 48, 2), (1, 48, 1), (2, 16, 2)], ids=str)
+def test_the_stem_is_as_asked_or_suits_the_size(tmp_path, asked, size, stride):
+    data = DataOptions(data=str(save_colors(tmp_path, per_class=4)), size=size, valid_pct=0.3)
+    model = ModelOptions(stem_stride=asked, blur_pool=True)
+    train = TrainOptions(batch_size=4, precision="fp32")
+    training = Training.of(Training(name="t", data=data, model=model, train=train).record())
+    learner = training.learner(quiet=True)
+
+    assert training.flags()["stem_stride"] == asked
+    assert learner.model.config()["stem_stride"] == stride
+    assert learner.summary().rows[0].shape[-1] == size // stride
+    assert _has(learner.model, BlurPool2d)
+
+
+def test_a_record_of_before_the_option_is_read():
+    record = Training(name="t").record()
+    del record["model"]["stem_stride"], record["train"]["progressive"]
+
+    assert Training.of(record) == Training(name="t")
+
+
+def test_a_stem_of_another_stride_is_refused_by_name():
+    done = etude("train", "here", "--stem-stride", "3")
+
+    assert done.code == 2
+    assert "--stem-stride" in done.errors
 
 
 # -- layers -----------------------------------------------------------------------------------------------------------

@@ -17,47 +17,38 @@ from etude.errors import ConfigError, LoadError
 from etude.testing import same
 from etude.training import checkpoint
 from etude.training.callbacks.checkpoints import Checkpoints
-from resuming import ACCUMULATE, EPOCHS, PLACES, SHIPPED, STEPS, StopAt, learner, outcome, signaled_by
+from resuming import (
+    ACCUMULATE,
+    EPOCHS,
+    PLACES,
+    SHIPPED,
+    STEPS,
+    StopAt,
+    check_places,
+    learner,
+    never_stopped,
+    outcome,
+    signaled_by,
+    stopped_and_resumed,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 DATA = ("arrays", "0 workers", "2 workers", "4 workers")
+PRECISIONS = ("fp32", "bf16", "bf16-master", "fp16")
 
 
-def _stopped_and_resumed(make, folder: Path, place: str, monkeypatch, **options) -> dict:
-    """What a fit ends with that was stopped at a place and resumed in new objects."""
-    stop = StopAt(place)
-    with signaled_by(stop, monkeypatch), pytest.raises(SystemExit, match="143"):
-        learner([*make(), stop, Checkpoints(folder)], **options).fit(EPOCHS, lr=0.05)
-    resumed = learner([*make(), StopAt(None), Checkpoints(folder)], **options)
-    torch.manual_seed(12345)
-    resumed.fit(EPOCHS, lr=0.05, resume=folder)
-    return outcome(resumed)
-
-
-def _never_stopped(make, folder: Path, **options) -> dict:
-    whole = learner([*make(), StopAt(None), Checkpoints(folder)], **options)
-    whole.fit(EPOCHS, lr=0.05)
-    return outcome(whole)
-
-
-def _check_every_place(make, tmp_path, monkeypatch, places=tuple(PLACES), **options) -> None:
-    whole = _never_stopped(make, tmp_path / "whole", **options)
-    for place in places:
-        resumed = _stopped_and_resumed(make, tmp_path / place.replace(" ", "-"), place, monkeypatch, **options)
-        different = [name for name in whole if not same(whole[name], resumed[name])]
-        assert not different, f"{place}: other {different}"
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "precision", ["fp32", "bf16", *(pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS[2:])]
+)
 def test_all_callbacks_at_every_place(precision, tmp_path, monkeypatch):
-    # one way to mix at a time
-    made = [make for name, make in SHIPPED.items() if name != "mixup in a hidden layer"]
-    _check_every_place(lambda: [make() for make in made], tmp_path, monkeypatch, precision=precision)
+    # one of a kind, and one that cuts
+    made = [make for name, make in SHIPPED.items() if name not in ("mixup in a hidden layer", "four corners")]
+    check_places(lambda: [make() for make in made], tmp_path, monkeypatch, precision=precision)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_callback_at_the_hardest_place(name, tmp_path, monkeypatch):
-    _check_every_place(lambda: [SHIPPED[name]()], tmp_path, monkeypatch, places=("inside a window",))
+    check_places(lambda: [SHIPPED[name]()], tmp_path, monkeypatch, places=("inside a window",))
 
 
 @pytest.mark.parametrize("data", DATA[1:])
@@ -65,13 +56,13 @@ def test_a_torch_data_set_with_any_number_of_workers(data, tmp_path, monkeypatch
     def make():
         return [MixUp(0.4), ClipGradNorm(1.0), SaveBest()]
 
-    _check_every_place(make, tmp_path, monkeypatch, places=("inside a window",), data=data, precision="bf16")
+    check_places(make, tmp_path, monkeypatch, places=("inside a window",), data=data, precision="bf16")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "precision", "data"), [*itertools.product(SHIPPED, ["fp32", "bf16"], DATA)])
+@pytest.mark.parametrize(("name", "precision", "data"), [*itertools.product(SHIPPED, PRECISIONS, DATA)])
 def test_every_callback_at_every_place(name, precision, data, tmp_path, monkeypatch):
-    _check_every_place(lambda: [SHIPPED[name]()], tmp_path, monkeypatch, precision=precision, data=data)
+    check_places(lambda: [SHIPPED[name]()], tmp_path, monkeypatch, precision=precision, data=data)
 
 
 @pytest.mark.parametrize(
@@ -86,21 +77,21 @@ def test_every_callback_at_every_place(name, precision, data, tmp_path, monkeypa
 )
 def test_every_optimizer(optimizer, tmp_path, monkeypatch):
     places = ("mid-epoch", "an epoch's end")
-    _check_every_place(list, tmp_path, monkeypatch, places=places, optimizer=optimizer)
+    check_places(list, tmp_path, monkeypatch, places=places, optimizer=optimizer)
 
 
 def test_a_ready_made_loader_at_an_epochs_end(tmp_path, monkeypatch):
-    _check_every_place(list, tmp_path, monkeypatch, places=("an epoch's end", "in validation"), data="ready-made")
+    check_places(list, tmp_path, monkeypatch, places=("an epoch's end", "in validation"), data="ready-made")
 
 
 def test_a_ready_made_loader_stopped_in_mid_epoch_goes_on_from_the_epoch_before(tmp_path, monkeypatch):
-    whole = _never_stopped(list, tmp_path / "whole", data="ready-made")
+    whole = never_stopped(list, tmp_path / "whole", data="ready-made")
 
-    assert same(whole, _stopped_and_resumed(list, tmp_path / "cut", "mid-epoch", monkeypatch, data="ready-made"))
+    assert same(whole, stopped_and_resumed(list, tmp_path / "cut", "mid-epoch", monkeypatch, data="ready-made"))
 
 
 def test_a_run_stopped_many_times(tmp_path, monkeypatch):
-    whole = _never_stopped(lambda: [MixUp(0.4)], tmp_path / "whole")
+    whole = never_stopped(lambda: [MixUp(0.4)], tmp_path / "whole")
     resume = None
     for place in ("a step before", "an epoch's end", "in validation"):
         stop = StopAt(place)
@@ -185,7 +176,7 @@ def test_the_learners_second_fit_is_resumed_with_the_history_of_its_first(tmp_pa
     assert resumed.progress.step == 3 * STEPS
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_two_successive_fits_equal_one_longer_fit(precision):
     """At a constant rate; the weights are float32 afterwards, whatever the model computed in."""
     one, two = (learner([MixUp(0.4), StopAt(None)], precision=precision) for _ in range(2))

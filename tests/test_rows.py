@@ -11,6 +11,7 @@ ROWS = (
     + [f"M{i}" for i in range(1, 15)]
     + ["L1", "L2"]
     + [f"X{i}" for i in range(1, 20)]
+    + [f"E{i}" for i in range(1, 13)]
     + ["E8-CHK", "Q1", "Q3"]
 )
 TEXT = (REPO / "docs" / "rows.md").read_text(encoding="utf-8")

@@ -9,8 +9,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from etude import random
+from etude import Batch, Callback, CutMix, Cutout, ErasePixels, FourCorners, MixedTargets, MixUp, random, vision
 from etude.plots import new_figure, save_figure
+from etude.recipes.demo import digits
 from etude.training.callbacks.mixup import draw_weights, mix
 
 IMAGES: Final = Path(__file__).resolve().parents[1] / "images"
@@ -56,6 +57,64 @@ def _photographs() -> Tensor:
 
     arrays = [load_sample_image(f"{name}.jpg") for name in ("china", "flower")]
     return torch.stack([torch.tensor(array).permute(2, 0, 1).float() for array in arrays])
+
+
+def draw_cutting() -> Any:
+    """What each callback makes of the same batch of four digits, and what the result is to be called."""
+    batch = _digits()
+    learner = vision.learner("lesson_cnn", digits(), widths=[8, 8], progress=False, device="cpu")
+    # numbers of batches in which much can be seen
+    shown: list[tuple[Callback, int]] = [
+        (MixUp(1.0), 26),
+        (CutMix(), 58),
+        (FourCorners(1.0), 116),
+        (Cutout(0.5), 4),
+        (ErasePixels(0.3), 5),
+    ]
+    figure, axes = new_figure(1, 1 + len(shown), width=11, height=2.5)
+    _show(axes[0], batch, "one of four")
+    for axis, (callback, number) in zip(axes[1:], shown, strict=True):
+        learner.progress.batch = number
+        _show(axis, callback.transform_batch(batch, learner), type(callback).__name__)
+    return figure
+
+
+def _show(axis: Any, batch: Batch, title: str) -> None:
+    """The first picture of a batch, with its labels by share below."""
+    axis.imshow((batch.inputs[0].permute(1, 2, 0) / 255).clamp(0, 1).numpy())
+    axis.set_title(title, fontsize=11, color=INK)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    targets = batch.targets
+    shares = {int(targets[0]): 1.0} if isinstance(targets, Tensor) else _shares(targets)
+    parts = [f'{share:.2f} "{label}"' for label, share in sorted(shares.items(), key=lambda pair: -pair[1])]
+    lines = [" + ".join(parts[i : i + 2]) for i in range(0, len(parts), 2)]
+    axis.set_xlabel("\n+ ".join(lines), fontsize=9, color=INK)
+
+
+def _shares(targets: MixedTargets) -> dict[int, float]:
+    """The summed share of each label of the first sample."""
+    found: dict[int, float] = {}
+    for label, share in zip(targets.labels(), targets.shares(), strict=True):
+        found[int(label[0])] = found.get(int(label[0]), 0.0) + float(share[0])
+    return found
+
+
+def _digits() -> Batch:
+    """Four handwritten digits, enlarged, each in a color of its own so that pieces can be told apart."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    labels = (3, 8, 5, 6)
+    colors = torch.tensor([[1.0, 0.62, 0.25], [0.35, 0.72, 1.0], [0.6, 0.9, 0.45], [0.95, 0.5, 0.75]])
+    rows = [int((bunch.target == label).nonzero()[0][0]) for label in labels]
+    gray = torch.from_numpy(bunch.images[rows]).float().unsqueeze(1) / 16
+    large = torch.nn.functional.interpolate(gray, size=(64, 64), mode="bicubic").clamp(0, 1)
+    # dark ink on paper of the same color
+    ink = colors.view(4, 3, 1, 1)
+    paper = 0.8 + 0.2 * ink
+    pixels = 255 * paper.lerp(0.7 * ink, large)
+    return Batch(pixels, torch.tensor(labels))
 
 
 def draw_densities() -> Any:
@@ -105,6 +164,7 @@ PICTURES: Final[dict[str, Callable[[], Any]]] = {
     "mixup-densities.png": draw_densities,
     "mixup-weights.png": draw_histogram,
     "mixup-factorials.png": draw_factorials,
+    "mixup-cutting.png": draw_cutting,
 }
 
 

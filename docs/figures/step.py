@@ -40,9 +40,9 @@ BOXES: Final = (
     Box(LEFT, 1, "augment", "random, keyed by seed, epoch, sample", "vision/augment.py"),
     Box(LEFT, 2, "transform_batch", "each callback: batch in, batch out", "training/callbacks/mixup.py", CHANGE),
     Box(LEFT, 3, "preprocess", "middle window, scale, normalize", "vision/data.py"),
-    Box(LEFT, 4, "model", "inside autocast", "training/precision.py"),
-    Box(LEFT, 5, "loss", "outside autocast, in float32", "losses.py"),
-    Box(RIGHT, 5, "backward", "gradients of a window add up", "training/loop.py"),
+    Box(LEFT, 4, "model", "in fewer bits, if asked for", "training/precision.py"),
+    Box(LEFT, 5, "loss", "always in float32", "losses.py"),
+    Box(RIGHT, 5, "backward", "gradients of a window add up, in float32", "training/loop.py"),
     Box(RIGHT, 3, "transform_grads", "each callback: gradients in place", "training/callbacks/clip.py", CHANGE),
     Box(RIGHT, 2, "finite guard", "anything infinite or NaN: no update", "training/finite.py"),
     Box(RIGHT, 1, "optimizer", "new weights, gradients cleared", "optim.py, or torch.optim"),
@@ -128,9 +128,9 @@ def _flow(axes: Any) -> None:
     _arrow(axes, (LEFT + WIDTH / 2, _y(5)), (RIGHT - WIDTH / 2, _y(5)))
     for below, above in ((5, 3), (3, 2), (2, 1), (1, 0)):
         _arrow(axes, (RIGHT, _y(below) + half), (RIGHT, _y(above) - half))
-    axes.text(middle, _y(5) + 0.17, "one number", ha="center", **note)
+    axes.text(middle, _y(5) + 0.28, "one number,\nscaled in fp16", ha="center", **note)
     axes.text(LEFT + 0.15, _y(4.5), "predictions", ha="left", **note)
-    axes.text(RIGHT + 0.15, _y(4), "at the end of a window", ha="left", **note)
+    axes.text(RIGHT + 0.15, _y(4), "at the end of a window:\nfp16 is unscaled", ha="left", **note)
     # watchers stand outside and only look
     outside, inside = _y(WATCHERS) - half, _y(0) + half
     for x, start, end in ((LEFT - 0.7, outside, inside), (RIGHT + 0.7, inside, outside)):

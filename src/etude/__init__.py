@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from etude import losses as losses
     from etude import metrics as metrics
+    from etude import muon as muon
     from etude import optim as optim
     from etude import schedules as schedules
     from etude import vision as vision
@@ -33,23 +34,32 @@ if TYPE_CHECKING:
     from etude.schedules import flat as flat
     from etude.schedules import flat_cosine as flat_cosine
     from etude.schedules import one_cycle as one_cycle
+    from etude.training.average import EMA as EMA
     from etude.training.callback import Callback as Callback
     from etude.training.callbacks.checkpoints import Checkpoints as Checkpoints
+    from etude.training.callbacks.choose import Choose as Choose
     from etude.training.callbacks.clip import ClipGradNorm as ClipGradNorm
+    from etude.training.callbacks.cutmix import CutMix as CutMix
+    from etude.training.callbacks.cutout import Cutout as Cutout
     from etude.training.callbacks.debug import Debug as Debug
+    from etude.training.callbacks.erase_pixels import ErasePixels as ErasePixels
+    from etude.training.callbacks.four_corners import FourCorners as FourCorners
     from etude.training.callbacks.mixup import MixUp as MixUp
     from etude.training.callbacks.progress import ShowProgress as ShowProgress
     from etude.training.callbacks.record import Record as Record
     from etude.training.callbacks.scheduler import Scheduler as Scheduler
     from etude.training.callbacks.stop import EarlyStopping as EarlyStopping
     from etude.training.callbacks.stop import SaveBest as SaveBest
+    from etude.training.distill import Distillation as Distillation
     from etude.training.finder import find_lr as find_lr
     from etude.training.history import History as History
     from etude.training.learner import Learner as Learner
     from etude.training.lr_curve import LRCurve as LRCurve
     from etude.training.plan import Plan as Plan
+    from etude.training.precision import MixedPrecision as MixedPrecision
     from etude.training.predict import Prediction as Prediction
     from etude.training.predict import Predictions as Predictions
+    from etude.training.sam import SAM as SAM
     from etude.training.step import detached as detached
     from etude.training.step import supervised_step as supervised_step
     from etude.types import Batch as Batch
@@ -58,7 +68,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("losses", "metrics", "optim", "schedules", "vision")
+_MODULES = ("losses", "metrics", "muon", "optim", "schedules", "vision")
 _NAMES = {
     "ArrayLoader": "data.loaders",
     "DataLoaders": "data.loaders",
@@ -81,21 +91,30 @@ _NAMES = {
     "one_cycle": "schedules",
     "Callback": "training.callback",
     "Checkpoints": "training.callbacks.checkpoints",
+    "Choose": "training.callbacks.choose",
     "ClipGradNorm": "training.callbacks.clip",
+    "CutMix": "training.callbacks.cutmix",
+    "Cutout": "training.callbacks.cutout",
     "Debug": "training.callbacks.debug",
+    "ErasePixels": "training.callbacks.erase_pixels",
+    "FourCorners": "training.callbacks.four_corners",
     "MixUp": "training.callbacks.mixup",
     "ShowProgress": "training.callbacks.progress",
     "Record": "training.callbacks.record",
     "Scheduler": "training.callbacks.scheduler",
     "EarlyStopping": "training.callbacks.stop",
     "SaveBest": "training.callbacks.stop",
+    "Distillation": "training.distill",
     "find_lr": "training.finder",
     "History": "training.history",
+    "EMA": "training.average",
     "Learner": "training.learner",
+    "MixedPrecision": "training.precision",
     "LRCurve": "training.lr_curve",
     "Plan": "training.plan",
     "Prediction": "training.predict",
     "Predictions": "training.predict",
+    "SAM": "training.sam",
     "detached": "training.step",
     "supervised_step": "training.step",
     "Batch": "types",

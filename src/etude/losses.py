@@ -1,8 +1,9 @@
 """Losses, and the one place that knows what mixed targets and sample weights do to them.
 
 `apply` computes the loss of a batch whatever its targets are; `per_sample` is the same loss before the
-reduction. Cross entropy and label smoothing share one log-softmax for both labels of a mixed batch; any other
-loss, a module or a plain function, is computed once per label with its reduction switched off.
+reduction. Cross entropy and label smoothing share one log-softmax for all labels of a mixed batch; any other
+loss, a module or a plain function, is computed once per label with its reduction switched off. Targets may be
+mixed several times: a loss of a mix of mixes is the mean of means.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def smoothed_losses(
     smoothing: float = 0.0,
     exclude_true: bool = False,
 ) -> Float[Tensor, "batch"]:
-    """The smoothed cross entropy of each sample; for mixed targets the weighted mean of both labels' losses."""
+    """The smoothed cross entropy of each sample; for mixed targets the weighted mean of all labels' losses."""
     true = _log_prob_of(log_probs, targets)
     if not smoothing:
         # nothing times the infinity of a ruled-out class would be NaN
@@ -169,7 +170,7 @@ def reduce(losses: Float[Tensor, "..."], reduction: str) -> Float[Tensor, "..."]
 
 def _smoothing_of(loss_fn: LossFn, preds: Any, targets: MixedTargets) -> tuple[float, bool] | None:
     """The arguments of `smoothed_losses` when the loss is a smoothed or plain cross entropy of class numbers."""
-    if not isinstance(preds, Tensor) or preds.ndim != 2 or targets.first.is_floating_point():
+    if not isinstance(preds, Tensor) or preds.ndim != 2 or any(map(torch.is_floating_point, targets.labels())):
         return None
     if isinstance(loss_fn, LabelSmoothingCrossEntropy):
         return loss_fn.smoothing, loss_fn.exclude_true

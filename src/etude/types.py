@@ -9,8 +9,9 @@ Axis names in shape annotations mean the same thing everywhere:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -21,23 +22,64 @@ Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 Inputs: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
+@runtime_checkable
+class HasConfig(Protocol):
+    """A model, a preprocess or a step that can say how it was built."""
+
+    def config(self) -> dict[str, Json]:
+        """The arguments that build it again."""
+        ...
+
+
 class MixedTargets(NamedTuple):
     """Two labels for each sample and the share of the first: what MixUp and CutMix return.
 
-    No one-hot matrix is built, so the number of classes does not matter.
+    Each of the two may be mixed itself, as MixUp after CutMix leaves them. No one-hot matrix is built, so the number
+    of classes does not matter.
 
     Source: SPEC M3, M8.
     """
 
-    first: Shaped[Tensor, "batch ..."]
-    second: Shaped[Tensor, "batch ..."]
+    first: Shaped[Tensor, "batch ..."] | MixedTargets
+    second: Shaped[Tensor, "batch ..."] | MixedTargets
     weight: Float[Tensor, "batch"]
     """The share of `first`, in [0, 1]."""
 
     @property
     def dominant(self) -> Shaped[Tensor, "batch ..."]:
-        """The label with the larger share of each sample (the first one in a tie)."""
-        return self.first.where(per_sample_view(self.weight, self.first) >= 0.5, self.second)
+        """The label with the largest share of each sample, shares of equal labels summed (the first one in a tie)."""
+        if isinstance(self.first, Tensor) and isinstance(self.second, Tensor):
+            return self.first.where(per_sample_view(self.weight, self.first) >= 0.5, self.second)
+        labels, shares = torch.stack(self.labels()), torch.stack(self.shares())
+        num, size = shares.shape
+        flat = labels.view(num, size, labels[0, 0].numel())
+        # (label, other, batch): the share of every label that is the same
+        total = (shares * (flat.unsqueeze(1) == flat).all(3)).sum(1)
+        return labels[total.argmax(0), torch.arange(size, device=labels.device)]
+
+    def labels(self) -> list[Shaped[Tensor, "batch ..."]]:
+        """Every label that was mixed, from left to right."""
+        return [*_labels(self.first), *_labels(self.second)]
+
+    def shares(self) -> list[Float[Tensor, "batch"]]:
+        """The share of each of `labels()`; the shares of a sample sum to 1."""
+        return [*_shares(self.first, self.weight), *_shares(self.second, 1 - self.weight)]
+
+
+def select(targets: Tensor | MixedTargets, samples: Int[Tensor, "picked"]) -> Tensor | MixedTargets:
+    """The targets of some samples, by their positions in the batch."""
+    if isinstance(targets, Tensor):
+        return targets.index_select(0, samples)
+    first, second = select(targets.first, samples), select(targets.second, samples)
+    return MixedTargets(first, second, targets.weight.index_select(0, samples))
+
+
+def _labels(targets: Tensor | MixedTargets) -> list[Tensor]:
+    return [targets] if isinstance(targets, Tensor) else targets.labels()
+
+
+def _shares(targets: Tensor | MixedTargets, share: Float[Tensor, "batch"]) -> list[Tensor]:
+    return [share] if isinstance(targets, Tensor) else [share * part for part in targets.shares()]
 
 
 class Batch(NamedTuple):

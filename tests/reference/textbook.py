@@ -113,6 +113,36 @@ def lamb(x: Tensor, grads: list[Tensor], *, lr, betas, eps, weight_decay, max_ra
     return x
 
 
+def muon(x: Tensor, grads: list[Tensor], *, lr, momentum, nesterov, num_iterations, weight_decay) -> Tensor:
+    """Muon for one matrix (Jordan et al. 2024), its step scaled as Liu et al. 2025 do: x after all gradients."""
+    x, m = x.double(), torch.zeros_like(x).double()
+    for g in grads:
+        g = g.double()
+        m = momentum * m + (1 - momentum) * g
+        direction = momentum * m + (1 - momentum) * g if nesterov else m
+        o = direction / direction.norm()
+        for _ in range(num_iterations):
+            o = 3.4445 * o - 4.7750 * o @ o.T @ o + 2.0315 * o @ o.T @ o @ o.T @ o
+        x = x - lr * (0.2 * math.sqrt(max(x.shape)) * o + weight_decay * x)
+    return x
+
+
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+def sam_gradient(gradient, w: Tensor, rho: float) -> Tensor:
+    """Foret et al. 2020, equations 2 and 3: the gradient at w + rho g / |g|; `gradient` is a function of w."""
+    g = gradient(w.double())
+    return gradient(w.double() + rho * g / g.norm())
+
+
+def distillation(student: Tensor, teacher: Tensor, distribution: Tensor, *, temperature, weight) -> Tensor:
+    """Hinton et al. 2015, for each sample: against labels, and against the teacher's softened probabilities."""
+    p, q = ((scores.double() / temperature).softmax(1) for scores in (teacher, student))
+    soft = (p * (p.log() - q.log())).sum(1)
+    return (1 - weight) * soft_cross_entropy(student, distribution) + weight * temperature**2 * soft
+
+
 # -- randomness -------------------------------------------------------------------------------------------------------
 
 

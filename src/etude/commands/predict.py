@@ -18,6 +18,7 @@ def predict(
     /,
     *,
     top: int = 1,
+    tta: use_recipe.Tta = "no",
     on_bad_data: OnBadData = "skip",
     device: str = "auto",
     output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008  # frozen
@@ -32,12 +33,17 @@ def predict(
         Pictures, folders of pictures, or - for names on standard input.
     top
         How many classes to say for each picture.
+    tta
+        The mean over several views of each picture, in as many times the time: flip (2, one of them mirrored),
+        shift (5, four of them moved a little), both (10).
     on_bad_data
         skip says which pictures cannot be read, goes on, and exits with 1 at the end.
     device
         auto, cpu, cuda, cuda:1, mps.
     """
-    result = use_recipe.predict(run_folder, files, top=top, on_bad_data=on_bad_data, device=device, output=output)
+    result = use_recipe.predict(
+        run_folder, files, top=top, tta=tta, on_bad_data=on_bad_data, device=device, output=output
+    )
     finish(result, output)
     if result["skipped"]:
         raise SomeBadError
@@ -51,6 +57,7 @@ def evaluate(
     valid_pct: float | None = None,
     split_seed: int | None = None,
     label: str | None = None,
+    tta: use_recipe.Tta = "no",
     on_bad_data: OnBadData = "skip",
     device: str = "auto",
     output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008  # frozen
@@ -69,6 +76,8 @@ def evaluate(
         That of the training; on the run's data, its own.
     label
         Where a label comes from, as in the training: parent, top, or a regular expression; on its data, its own.
+    tta
+        The mean over several views of each picture, as in predict.
     on_bad_data
         What to do about pictures that cannot be read.
     device
@@ -80,6 +89,7 @@ def evaluate(
         valid_pct=valid_pct,
         split_seed=split_seed,
         label=label,
+        tta=tta,
         on_bad_data=on_bad_data,
         device=device,
         output=output,

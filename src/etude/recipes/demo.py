@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from etude.recipes.options import Precision, RunOptions, TrainOptions
 from etude.recipes.several import over_seeds
-from etude.recipes.training import Training
+from etude.recipes.teacher import step_of
+from etude.recipes.training import Training, average_of, mixing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,10 +57,12 @@ def digits_learner(train: TrainOptions, *, quiet: bool) -> Learner:
     return vision.learner(
         "lesson_cnn",
         digits(train.seed, train.batch_size),
-        mixup=train.mixup,
         label_smoothing=train.label_smoothing,
         optimizer=adamw(weight_decay=train.weight_decay),
+        step=step_of(train),
+        callbacks=mixing(train),
         precision=train.precision,
+        average=average_of(train),
         device=train.device,
         progress=not quiet,
         widths=[64, 128, 256],

@@ -14,7 +14,7 @@ from etude.output import tell
 if TYPE_CHECKING:
     from etude.types import Json
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "bf16-master", "fp16"]
 OnBadData = Literal["skip", "stop"]
 
 
@@ -60,8 +60,11 @@ class ModelOptions:
 
     arch: str = "xresnet18"
     """xresnet18, 34, 50, 101, 152 or lesson_cnn; or the folder of an earlier run, whose body is taken over."""
+    stem_stride: Literal[1, 2] | None = None
+    """2 halves the picture in the first convolution (He et al. 2018); 1 keeps it: more accurate, four times the
+    operations. Unset, 1 below 48 pixels, where too little would be left, else 2."""
     blur_pool: bool = False
-    """Low-pass filter wherever the map is halved: more accurate, a quarter slower."""
+    """Low-pass filter wherever the map is halved (Zhang 2019): more accurate, a quarter slower."""
     activation: str = "relu"
     """relu, mish, silu, ..."""
 
@@ -82,14 +85,29 @@ class TrainOptions:
     """Decoupled weight decay; norms and biases are left out."""
     mixup: float = 0.0
     """Alpha of MixUp; 0 trains without."""
+    cutmix: float = 0.0
+    """Alpha of CutMix; 0 trains without. With --mixup too, each batch is mixed in one way or the other."""
+    cutout: float = 0.0
+    """Side of the square that is blanked in every training picture, as a share of the picture's; 0 trains without."""
     label_smoothing: float = 0.1
     """Share of each target spread over all classes; 0 trains without."""
+    teacher: str | None = None
+    """Folder of a trained run or saved model: learn from its probabilities as well as from the labels."""
+    distill_weight: float = 0.9
+    """Share of the teacher in the loss; the labels have the rest."""
+    temperature: float = 4.0
+    """What teacher and student divide their scores by; above 1 the teacher's small probabilities count for more."""
+    progressive: float = 0.0
+    """Share of --size that training begins with, such as 0.5, and grows from (Howard 2018): small pictures cost less. 0
+    trains at full size throughout; the last epoch always does."""
+    ema: float = 0.0
+    """Decay per step of the average of the weights (Polyak 1992) that is validated and saved, such as 0.99; 0: none."""
     precision: Precision = "auto"
-    """Number format of the model's computation; auto measures which is faster."""
+    """Number format of the model's computation; auto measures which is fastest, fp16 apart."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     seed: int = 42
-    """Decides initial weights, orders, augmentation and MixUp."""
+    """Decides initial weights, orders, augmentation and mixing."""
     seeds: int = 1
     """How many runs, with seed, seed + 1, ...: their mean and spread are the result."""
 
@@ -128,9 +146,9 @@ def teller(output: OutputOptions) -> Callable[[str], None]:
     return say
 
 
-_SHARES = ("valid_pct", "label_noise", "flip", "erase", "min_scale", "pct_start", "label_smoothing")
+_SHARES = ("valid_pct", "label_noise", "flip", "erase", "min_scale", "pct_start", "label_smoothing", "cutout")
 _LOWEST = {"size": 1, "stored_size": 1, "epochs": 1, "batch_size": 1, "seeds": 1, "keep": 1} | dict.fromkeys(
-    ("color", "rotate", "lr", "weight_decay", "mixup", "save_every"), 0
+    ("color", "rotate", "lr", "weight_decay", "mixup", "cutmix", "save_every"), 0
 )
 
 
@@ -142,13 +160,20 @@ def check(*options: DataOptions | ModelOptions | TrainOptions | RunOptions) -> N
     """
     from etude.errors import ConfigError
 
-    for name, value in flags(*options).items():
+    given = flags(*options)
+    for name, value in given.items():
         if not isinstance(value, int | float):
             continue
         if name in _SHARES and not 0 <= value <= 1:
             raise ConfigError(f"{_flag(name)} must be a share from 0 to 1, such as 0.2, got {value}")
+        if name == "ema" and not 0 <= value < 1:
+            raise ConfigError(f"{_flag(name)} must be below 1, such as 0.99, or 0 for none; got {value}")
         if name == "min_scale" and value == 0:
             raise ConfigError(f"{_flag(name)} must be a share above 0, such as 0.35, got {value}")
+        if name == "progressive" and not 0 <= value < 1:
+            raise ConfigError(f"{_flag(name)} must be a share below 1, such as 0.5, or 0 for none; got {value}")
+        if name == "progressive" and value and given.get("epochs") == 1:
+            raise ConfigError(f"{_flag(name)} has no effect on one epoch: the last is at full size; train for more")
         if name in _LOWEST and not (value >= _LOWEST[name] and math.isfinite(value)):
             kind = "finite number of" if isinstance(value, float) else "number of"
             raise ConfigError(f"{_flag(name)} must be a {kind} at least {_LOWEST[name]}, got {value}")

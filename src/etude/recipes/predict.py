@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from etude.recipes.options import OnBadData, OutputOptions
 from etude.recipes.trained import Trained
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from etude.training.predict import Predictions
     from etude.types import Json
     from etude.vision.samples import PictureSet
+    from etude.vision.views import Views
+
+Tta = Literal["no", "flip", "shift", "both"]
 
 _BATCH = 64
+_SHIFT = 16
+"""What part of the side the shifted views are moved by."""
 
 
 def predict(
@@ -28,6 +33,7 @@ def predict(
     files: Sequence[str],
     *,
     top: int = 1,
+    tta: Tta = "no",
     on_bad_data: OnBadData = "skip",
     device: str = "auto",
     output: OutputOptions = OutputOptions(),  # noqa: B008  # frozen
@@ -38,12 +44,14 @@ def predict(
         run: the run's folder.
         files: pictures, folders of pictures, or "-" for names on standard input, one a line.
         top: how many classes to say for each picture.
+        tta: test-time augmentation, the mean of the probabilities of several views of each picture: "flip" is 2 views,
+            "shift" 5, "both" 10, and it takes so many times as long.
         on_bad_data: "skip" says which pictures cannot be read and goes on; "stop" raises.
         device: where the model runs.
         output: whether to print, and how.
 
     Returns:
-        `{"predictions": [{"file", "label", "probability", "top"}, ...], "skipped": [{"file", "reason"}, ...]}`
+        `{"tta", "predictions": [{"file", "label", "probability", "top"}, ...], "skipped": [{"file", "reason"}, ...]}`
     """
     import etude
     from etude.errors import ConfigError
@@ -56,10 +64,11 @@ def predict(
         # the command takes it for a file, because "-" is one
         raise ConfigError(f"unknown option {flags[0]}; see: etude predict --help")
     learner = etude.load(run, device=device)
+    views = _views(learner, run, tta)
     rows: list[Json] = []
     skipped: list[Json] = []
     lines = _Lines()
-    for found, bad in _in_batches(learner, _expanded(files), top, on_bad_data):
+    for found, bad in _in_batches(learner, views, _expanded(files), top, on_bad_data):
         rows += found
         skipped += bad
         for line in lines.of(found) if not output.quiet else ():
@@ -68,7 +77,29 @@ def predict(
             print(f"skipped: {row['reason']}", file=sys.stderr, flush=True)
     if not rows and not skipped:
         raise ConfigError("no picture was named on standard input; give one name a line")
-    return {"run": run, "predictions": rows, "skipped": skipped}
+    return {"run": run, "tta": tta, "predictions": rows, "skipped": skipped}
+
+
+def _views(learner: Learner, run: str, tta: Tta) -> Views | None:
+    """What of each picture is predicted, or None for the picture alone; a mirror image only if training saw some."""
+    from etude import vision
+    from etude.errors import ConfigError
+    from etude.vision.preprocess import ImagePreprocess
+
+    if tta == "no":
+        return None
+    preprocess = learner.data.preprocess
+    if not isinstance(preprocess, ImagePreprocess):
+        raise ConfigError(f"{run} was not trained on pictures, so there are no views of them; leave out --tta")
+    flip, mirrored = tta in ("flip", "both"), Trained.of(run).mirrored()
+    if flip and mirrored is None:
+        print(f"note: {run} does not say whether mirrored pictures mean the same to it", file=sys.stderr)
+    if flip and mirrored is False:
+        raise ConfigError(
+            f"--tta {tta} mirrors pictures, and the training of {run} mirrored none: a mirror image may be another "
+            "thing to its model; take --tta shift"
+        )
+    return vision.Views(flip=flip, shift=0 if tta == "flip" else max(preprocess.size // _SHIFT, 1))
 
 
 def _expanded(files: Sequence[str]) -> Iterator[Path | _Empty]:
@@ -100,7 +131,7 @@ class _Empty(NamedTuple):
 
 
 def _in_batches(
-    learner: Learner, paths: Iterator[Path | _Empty], top: int, on_bad_data: OnBadData
+    learner: Learner, views: Views | None, paths: Iterator[Path | _Empty], top: int, on_bad_data: OnBadData
 ) -> Iterator[tuple[list[dict[str, Json]], list[dict[str, Json]]]]:
     """Predictions and refusals, a batch at a time: a folder may be larger than memory."""
     from itertools import islice
@@ -125,11 +156,22 @@ def _in_batches(
                 if on_bad_data == "stop":
                     raise
                 bad.append({"file": path.file if isinstance(path, _Empty) else str(path), "reason": str(error)})
-        yield (_rows(learner, torch.stack(pixels), good, top) if good else []), bad
+        yield (_rows(learner, views, torch.stack(pixels), good, top) if good else []), bad
 
 
-def _rows(learner: Learner, pixels: object, paths: Sequence[Path], top: int) -> list[dict[str, Json]]:
-    predictions = learner.predict(pixels)
+def _predicted(learner: Learner, items: object, views: Views | None) -> Predictions:
+    """Of many items."""
+    from etude.training import predict as predicting
+
+    predictions = predicting.predict(learner, items, views)
+    assert isinstance(predictions, predicting.Predictions)
+    return predictions
+
+
+def _rows(
+    learner: Learner, views: Views | None, pixels: Tensor, paths: Sequence[Path], top: int
+) -> list[dict[str, Json]]:
+    predictions = _predicted(learner, pixels, views)
     vocab = learner.data.vocab
     rows: list[dict[str, Json]] = []
     for path, prediction in zip(paths, predictions, strict=True):
@@ -167,6 +209,7 @@ def evaluate(
     valid_pct: float | None = None,
     split_seed: int | None = None,
     label: str | None = None,
+    tta: Tta = "no",
     on_bad_data: OnBadData = "skip",
     device: str = "auto",
     output: OutputOptions = OutputOptions(),  # noqa: B008  # frozen
@@ -181,15 +224,16 @@ def evaluate(
         valid_pct: only the share that training with this share and split seed holds out.
         split_seed: of that training.
         label: where labels come from; see `vision.load`.
+        tta: as in `predict`.
         on_bad_data: "skip" leaves out pictures that cannot be read; "stop" raises.
         device: where the model runs.
         output: whether to print.
 
     Returns:
-        `{"accuracy", "cross_entropy", "samples", "classes": {name: {"samples", "accuracy"}}, "trained_on", "skipped"}`.
-        With several labels, accuracies are shares of right yes-or-no answers, and a class's samples those that have it.
-        "trained_on" counts the pictures that the run was trained on, as far as they still lie where they lay; null
-        where the folder of that training has no such layout any more.
+        `{"accuracy", "cross_entropy", "samples", "classes": {name: {"samples", "accuracy"}}, "tta", "trained_on",
+        "skipped"}`. With several labels, accuracies are shares of right yes-or-no answers, and a class's samples those
+        that have it. "trained_on" counts the pictures that the run was trained on, as far as they still lie where they
+        lay; null where the folder of that training has no such layout any more.
     """
     import etude
     from etude import vision
@@ -199,7 +243,7 @@ def evaluate(
     learner = etude.load(run, device=device)
     if not isinstance(learner.data.read, ImageReader) or learner.data.vocab is None:
         raise ConfigError(f"{run} was not trained on pictures with classes, so it cannot be measured on a folder")
-    record = Trained.of(run)
+    views, record = _views(learner, run, tta), Trained.of(run)
     if record.is_on(data):
         valid_pct, split_seed, label = record.completed(valid_pct, split_seed, label, quiet=output.quiet)
     found, loader = vision.labeled(
@@ -213,7 +257,7 @@ def evaluate(
         progress=not output.quiet,
     )
     _refuse_other_kind(learner, found, run, data)
-    result = {"run": run, "data": data, **_measured(learner.predict(loader), learner.data.vocab)}
+    result = {"run": run, "data": data, "tta": tta, **_measured(_predicted(learner, loader, views), learner.data.vocab)}
     result["trained_on"] = record.trained_on(found, data, quiet=output.quiet)
     result["skipped"] = [{"file": name, "reason": reason} for name, _, reason in found.skipped]
     if not output.quiet:

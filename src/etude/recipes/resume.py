@@ -180,7 +180,7 @@ def _training(config: dict[str, Any], changes: dict[str, Any], cwd: Path) -> Tra
         training,
         data=replace(training.data, data=moved or _from(cwd, training.data.data)),
         model=replace(training.model, arch=_from(cwd, training.model.arch) or training.model.arch),
-        train=replace(training.train, **(measured | changes)),
+        train=replace(training.train, teacher=_from(cwd, training.train.teacher), **(measured | changes)),
     )
 
 

@@ -62,7 +62,7 @@ def techniques_study(
 
     Source: SPEC 9.1, M8, L1.
     """
-    refuse_changed(train, ("mixup", "label_smoothing"), "the study decides it")
+    refuse_changed(train, ("mixup", "cutmix", "cutout", "label_smoothing"), "the study decides it")
     plain = replace(train, mixup=0.0, label_smoothing=0.0)
     variants = {
         "none": Variant(data, plain),
@@ -88,7 +88,7 @@ def noisy_label_study(
 
     Source: SPEC L2: "50 % permuted labels still train well".
     """
-    refuse_changed(train, ("mixup", "label_smoothing"), "the study decides it")
+    refuse_changed(train, ("mixup", "cutmix", "cutout", "label_smoothing"), "the study decides it")
     refuse_changed(data, ("label_noise",), "the study decides it")
     variants = {
         f"{name}, {share:.0%} wrong": Variant(

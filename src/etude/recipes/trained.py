@@ -20,6 +20,7 @@ class Trained:
     def __init__(self, config: dict[str, Any]) -> None:
         self._options: dict[str, Any] = config.get("options", {})
         self._data: dict[str, Any] = config.get("data", {})
+        self._training: dict[str, Any] | None = config.get("training")
 
     @classmethod
     def of(cls, run: str) -> Trained:
@@ -35,6 +36,12 @@ class Trained:
         """Whether the run was trained on what is called so."""
         own = self._options.get("data")
         return own is not None and (own == data or _place(own) == _place(data))
+
+    def mirrored(self) -> bool | None:
+        """Whether training mirrored some of its pictures; None where nothing is known of it."""
+        if self._training is None:
+            return None
+        return self._training.get("kind") == "pictures" and bool(self._options.get("flip"))
 
     def completed(
         self, valid_pct: float | None, split_seed: int | None, label: str | None, *, quiet: bool

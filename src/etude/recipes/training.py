@@ -9,15 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from etude.recipes.options import DataOptions, ModelOptions, TrainOptions, check, flags
+from etude.recipes.options import DataOptions, ModelOptions, TrainOptions, check, flags, refuse_changed
+from etude.recipes.teacher import check_student, check_teacher, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from etude.data.loaders import Augment, DataLoaders
     from etude.schedules import Cycle
+    from etude.training.average import EMA
+    from etude.training.callback import Callback
     from etude.training.learner import Learner
     from etude.types import Json
+    from etude.vision.progressive import ProgressiveResizing
 
 Kind = Literal["pictures", "whole pictures", "digits"]
 _T = TypeVar("_T", DataOptions, ModelOptions, TrainOptions)
@@ -73,8 +77,13 @@ class Training:
             LoadError: a folder holds no model.
         """
         check(self.train) if self.kind == "digits" else check(self.data, self.train)
+        check_teacher(self.train)
         if self.kind != "digits":
             _check_model(self.model, self.train)
+            for growing in _growing(self.train):
+                growing.check(self.data.size)
+        else:
+            refuse_changed(self.train, ("progressive",), "the digits are 8 pixels small")
 
     def learner(self, *, quiet: bool) -> Learner:
         """The learner, its random seed set."""
@@ -84,10 +93,13 @@ class Training:
             from etude.recipes.demo import digits_learner
 
             torch.manual_seed(self.train.seed)
-            return digits_learner(self.train, quiet=quiet)
-        loaders = self.loaders(quiet=quiet)
-        torch.manual_seed(self.train.seed)
-        return _picture_learner(loaders, self.model, self.train, quiet=quiet)
+            made = digits_learner(self.train, quiet=quiet)
+        else:
+            loaders = self.loaders(quiet=quiet)
+            torch.manual_seed(self.train.seed)
+            made = _picture_learner(loaders, self.model, self.train, quiet=quiet)
+        check_student(made)
+        return made
 
     def introduction(self) -> str:
         """What is said before anything is read; empty for pictures, of which reading says more."""
@@ -167,11 +179,40 @@ def _check_model(model: ModelOptions, train: TrainOptions) -> None:
 def _model_options(model: ModelOptions) -> dict[str, Any]:
     """What was asked of the architecture beside its name."""
     options: dict[str, Any] = {}
+    if model.stem_stride is not None:
+        options["stem_stride"] = model.stem_stride
     if model.blur_pool:
         options["blur_pool"] = True
     if model.activation != "relu":
         options["activation"] = model.activation
     return options
+
+
+def mixing(train: TrainOptions) -> list[Callback]:
+    """What blanks and mixes batches, in the order in which they work: pictures are blanked before they are mixed."""
+    from etude.training.callbacks.choose import Choose
+    from etude.training.callbacks.cutmix import CutMix
+    from etude.training.callbacks.cutout import Cutout
+    from etude.training.callbacks.mixup import MixUp
+
+    first: list[Callback] = [Cutout(train.cutout)] if train.cutout else []
+    mixers: list[Callback] = [MixUp(train.mixup)] if train.mixup else []
+    mixers += [CutMix(train.cutmix)] if train.cutmix else []
+    return [*first, Choose(*mixers)] if len(mixers) > 1 else [*first, *mixers]
+
+
+def average_of(train: TrainOptions) -> EMA | None:
+    """The average of the weights, if there shall be one."""
+    from etude.training.average import EMA
+
+    return EMA(train.ema) if train.ema else None
+
+
+def _growing(train: TrainOptions) -> list[ProgressiveResizing]:
+    """What lets the pictures grow, if they shall."""
+    from etude import vision
+
+    return [vision.ProgressiveResizing(train.progressive)] if train.progressive else []
 
 
 def _augment(data: DataOptions) -> Augment | None:
@@ -197,10 +238,12 @@ def _picture_learner(loaders: DataLoaders, model: ModelOptions, train: TrainOpti
         return vision.learner(
             model.arch,
             loaders,
-            mixup=train.mixup,
             label_smoothing=train.label_smoothing,
             optimizer=adamw(weight_decay=train.weight_decay),
+            step=step_of(train),
+            callbacks=[*mixing(train), *_growing(train)],
             precision=train.precision,
+            average=average_of(train),
             device=train.device,
             progress=not quiet,
             **_model_options(model),

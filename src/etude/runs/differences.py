@@ -25,7 +25,7 @@ DATA_OPTIONS: Final = frozenset(
     }
 )
 """Options that decide what the data is, so that another fingerprint follows from them."""
-_SETTINGS: Final = ("loss", "optimizer", "precision", "device", "accumulate", "steps_per_epoch")
+_SETTINGS: Final = ("loss", "optimizer", "precision", "average", "step", "device", "accumulate", "steps_per_epoch")
 _WIDEST: Final = 44
 """Signs of a value in the table."""
 _KEEPING: Final = ("KeepRun(", "KeepCheckpoints(", "Checkpoints(", "ShowProgress(", "Record(")

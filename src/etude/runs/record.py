@@ -34,6 +34,7 @@ from etude.training import saving
 from etude.training.callback import Callback, describe
 from etude.training.callbacks.record import Record
 from etude.training.history import History
+from etude.training.settings import told
 from etude.types import Batch, Json, StepOutput
 
 if TYPE_CHECKING:
@@ -287,6 +288,8 @@ class KeepRun(Callback):
             "callbacks": [describe(callback) for callback in learner.running().events.callbacks],
             "precision": learner.precision.name if learner.precision else None,
             "precision_reason": learner.precision.reason if learner.precision else None,
+            "average": None if learner.average is None else str(learner.average),
+            "step": told(learner.step),
             "device": str(learner.device),
             "accumulate": learner.accumulate,
             "seed": learner.seed,

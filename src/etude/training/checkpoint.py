@@ -37,7 +37,7 @@ from etude.training.snapshot import Snapshot
 from etude.training.trees import from_json, to_json
 from etude.types import Json
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MANIFEST: Final = "manifest.json"
 FOLDER: Final = "checkpoints"
 LOCK: Final = ".lock"
@@ -49,7 +49,10 @@ _NAME: Final = re.compile(r"step-(\d+)(?:-epoch-(\d+))?(\+new)?")
 _NOT_OURS: Final = {"Thumbs.db", "desktop.ini"}
 """Files that a system puts into any folder that somebody looks at; so are hidden ones."""
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    # before mixed precision and averages
+    1: lambda state: {"precision": {}, "average": {}, **state, "settings": {"average": None, **state["settings"]}},
+}
 """From a format to the next one: what the state of an older checkpoint needs to be read by this version."""
 
 
@@ -120,11 +123,15 @@ def check_can_keep(snapshot: Snapshot) -> None:
 
 
 def _write_files(snapshot: Snapshot, folder: Path, description: dict[str, Json] | None) -> None:
-    weights = {name: value for name, value in snapshot.model.items() if isinstance(value, Tensor)}
-    tensors: dict[str, Tensor] = {}
     state = {field.name: getattr(snapshot, field.name) for field in fields(Snapshot)}
-    state["model"] = {name: value for name, value in snapshot.model.items() if name not in weights}
-    state["weights"] = list(snapshot.model)
+    # what predicts is the average, if there is one; the weights that are trained then stand with the rest of the state
+    kept = "average" if snapshot.average else "model"
+    whole = snapshot.average["weights"] if snapshot.average else snapshot.model
+    weights = {name: value for name, value in whole.items() if isinstance(value, Tensor)}
+    rest = {name: value for name, value in whole.items() if name not in weights}
+    state[kept] = {**snapshot.average, "weights": rest} if snapshot.average else rest
+    state["weights"] = list(whole)
+    tensors: dict[str, Tensor] = {}
     text = json.dumps(to_json(state, tensors), allow_nan=False)
     digests = {
         _MODEL: write_tensors(weights, folder / _MODEL),
@@ -250,8 +257,9 @@ def read(checkpoint: Path) -> Snapshot:
         state = from_json(json.loads(files[_STATE]), tensors)
         for older in range(manifest["format"], FORMAT):
             state = UPGRADES[older](state)
-        extra, names = state["model"], state.pop("weights")
-        state["model"] = {name: weights[name] if name in weights else extra[name] for name in names}
+        extra, names = state["average"]["weights"] if state["average"] else state["model"], state.pop("weights")
+        whole = {name: weights[name] if name in weights else extra[name] for name in names}
+        state |= {"average": {**state["average"], "weights": whole}} if state["average"] else {"model": whole}
         return Snapshot.of(state)
     except (LoadError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise LoadError(f"the checkpoint {checkpoint} cannot be read: {error}") from error

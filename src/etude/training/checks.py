@@ -9,10 +9,9 @@ from torch.optim import Optimizer
 
 from etude.data.loaders import Loader
 from etude.errors import ConfigError
-from etude.training.precision import PRECISIONS
 
 
-def check_parts(loss_fn: Any, optimizer: Any, accumulate: Any, precision: Any) -> None:
+def check_parts(loss_fn: Any, optimizer: Any, accumulate: Any) -> None:
     """Refuse parts of a learner that cannot work; raises `ConfigError` with the value and what was expected."""
     if isinstance(loss_fn, type) or not callable(loss_fn):
         raise ConfigError(f"loss_fn must be a loss that can be called, such as nn.CrossEntropyLoss(), got {loss_fn!r}")
@@ -20,8 +19,6 @@ def check_parts(loss_fn: Any, optimizer: Any, accumulate: Any, precision: Any) -
         raise ConfigError(f"optimizer must be a factory such as torch.optim.AdamW or an optimizer, got {optimizer!r}")
     if not isinstance(accumulate, int) or accumulate < 1:
         raise ConfigError(f"accumulate must be a whole number of at least 1, got {accumulate!r}")
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision must be one of {PRECISIONS}, got {precision!r}")
 
 
 def check_fit(model: nn.Module, train: Loader, num_epochs: Any) -> None:

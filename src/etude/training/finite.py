@@ -20,6 +20,8 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from etude.hooks import forward_hooks
+from etude.training.fused import FusedStep
+from etude.training.scaler import check_and_multiply
 from etude.training.writes import Suspects, Writes, all_finite, dense_values
 from etude.types import Batch
 
@@ -72,6 +74,7 @@ class FiniteGuard:
         self._writes = Writes(model, optimizer)
         self._suspects: Suspects | None = None
         self._seen = ""
+        self._step = FusedStep(optimizer)
         self._skips_itself = bool(vars(optimizer).get("_step_supports_amp_scaling"))
         self._buffers = sorted((buffer for buffer in model.buffers() if buffer.numel()), key=lambda b: str(b.dtype))
         self._kept = self._flat_buffers()
@@ -86,8 +89,13 @@ class FiniteGuard:
         for kept, now in zip(self._kept, self._flat_buffers(), strict=True):
             torch.where(self._flag > 0, kept, now, out=kept)
 
-    def step(self, losses: list[Tensor], grads: list[Tensor]) -> bool | Tensor:
+    def step(self, losses: list[Tensor], grads: list[Tensor], overflow: Tensor | None = None) -> bool | Tensor:
         """Look at losses, gradients and foreign writes, and let the optimizer step if all are finite.
+
+        Args:
+            losses: of the batches of this step.
+            grads: what the optimizer will use.
+            overflow: 1 where scaling made a gradient overflow, so that the step is to be skipped without being bad.
 
         Returns:
             Whether the weights were updated; a tensor where only the device knows.
@@ -95,34 +103,58 @@ class FiniteGuard:
         self._suspects = self._writes.suspects()
         if self._suspects is not None:
             self._look_at(self._suspects)
-        values = losses + [dense_values(grad) if grad.is_sparse else grad for grad in grads]
-        simple = self._one_kind and losses and losses[-1].dtype == torch.float32
-        alike = [values] if simple else [list(group) for _, group in groupby(values, key=_device_and_type)]
-        for group in alike:
-            # torch's one fused check: it multiplies by one, which changes nothing, and raises the flag
-            torch._amp_foreach_non_finite_check_and_unscale_(group, self._flag, self._one)
+        grads = [dense_values(grad) if grad.is_sparse else grad for grad in grads]
+        if overflow is None:
+            self._look_for_bad(losses + grads, self._flag)
+        else:
+            self._look_beside(losses, grads, overflow)
         if self._peek is not None:
-            if self._peek:
-                self._seen = self._bad_loss_or_gradient(losses)
-                return False
-            self._optimizer.step()
-            self._writes.remember()
-            return True
+            return self._step_on_host(losses, overflow)
         self._good_steps += 1 - self._flag
+        skip = self._flag if overflow is None else torch.maximum(self._flag, overflow)
         if not self._skips_itself:
             self._host_knows = bool(self._flag.item())
+            updated = not self._host_knows and not skip.item()
+            if updated:
+                self._step()
             if not self._host_knows:
-                self._optimizer.step()
                 self._writes.remember()
-            return not self._host_knows
-        self._optimizer.found_inf = self._flag  # type: ignore[attr-defined]  # read by torch's fused kernels
+            return updated
+        self._optimizer.found_inf = skip  # type: ignore[attr-defined]  # read by torch's fused kernels
         self._optimizer.grad_scale = None  # type: ignore[attr-defined]
         try:
-            self._optimizer.step()
+            self._step()
         finally:
             del self._optimizer.found_inf, self._optimizer.grad_scale  # type: ignore[attr-defined]
         self._writes.remember()
-        return self._flag == 0
+        return skip == 0
+
+    def _step_on_host(self, losses: list[Tensor], overflow: Tensor | None) -> bool:
+        """On a CPU everything is known at once; the flag is read through NumPy, which is no operation of torch's."""
+        if self._peek:
+            self._seen = self._bad_loss_or_gradient(losses)
+            return False
+        if overflow is not None and overflow.numpy():
+            self._writes.remember()
+            return False
+        self._step()
+        self._writes.remember()
+        return True
+
+    def _look_for_bad(self, values: list[Tensor], flag: Tensor) -> None:
+        simple = self._one_kind and len(values) > 0 and values[0].dtype == torch.float32
+        # torch's one fused check: it multiplies by one, which changes nothing, and raises the flag
+        if simple:
+            torch._amp_foreach_non_finite_check_and_unscale_(values, flag, self._one)
+        else:
+            check_and_multiply(values, flag, self._one)
+
+    def _look_beside(self, losses: list[Tensor], grads: list[Tensor], overflow: Tensor) -> None:
+        """A bad loss is bad; a bad gradient only if it was not scaling that made it so."""
+        self._look_for_bad(losses, self._flag)
+        made_bad = torch.zeros_like(self._flag)
+        self._look_for_bad(grads, made_bad)
+        torch.maximum(self._flag, made_bad * (1 - overflow), out=self._flag)
 
     def find_bad(self, step: int, batches: list[Batch]) -> BadStep | None:
         """The first bad step, as soon as the host can know of it without waiting.
@@ -135,8 +167,9 @@ class FiniteGuard:
         this = BadStep(step, batches, self._suspects, self._seen)
         if self._peek is not None:
             return this if self._peek else None
-        if self._host_knows:
-            return this
+        if not self._skips_itself:
+            # the host has asked before the step
+            return this if self._host_knows else None
         self._since_look.append(this)
         if len(self._since_look) < _LOOK_EVERY:
             return None

@@ -7,7 +7,8 @@ To follow a batch, start at `supervised_step` in step.py and read the four verbs
 from __future__ import annotations
 
 import html
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -25,6 +26,8 @@ from etude.metrics import EpochMeter, Metric, named
 from etude.optim import LAYER_GROUP, OptimizerFactory
 from etude.schedules import Cycle, Rate, Schedules, one_cycle
 from etude.training import checkpoint, saving, transfer
+from etude.training.auto_precision import choose_precision
+from etude.training.average import EMA
 from etude.training.callback import Callback, Events, instances
 from etude.training.callbacks.progress import ShowProgress
 from etude.training.callbacks.scheduler import Momentum, Scheduler, schedules_of
@@ -32,10 +35,10 @@ from etude.training.checks import check_fit, check_parts
 from etude.training.device import pick_device
 from etude.training.history import History, Progress
 from etude.training.loop import Loop
-from etude.training.optimizer import Groups, check_instance, layer_groups, make_optimizer
+from etude.training.optimizer import Groups, check_instance, optimizer_of
 from etude.training.plan import Plan, make_plan
-from etude.training.precision import Precision, measure
-from etude.training.predict import predict
+from etude.training.precision import FullPrecision, Precision, make_precision
+from etude.training.predict import Views, predict
 from etude.training.snapshot import Snapshot, precision_of
 from etude.training.step import Step, supervised_step
 from etude.training.summary import Summary, layer_table, summarize
@@ -44,9 +47,6 @@ from etude.types import Batch, StepOutput
 
 if TYPE_CHECKING:
     import os
-
-_FEW = 8
-"""Samples that a CPU times the precisions with."""
 
 
 @final
@@ -62,7 +62,9 @@ class Learner:
         groups: model -> layer groups, for a learning rate each; None asks the model, else makes one group.
         metrics: functions (preds, targets) -> mean over the samples; a dict names them.
         callbacks: in the order in which they work.
-        precision: "fp32", "bf16", or "auto", which times both on the first batch.
+        precision: "fp32", "bf16", "bf16-master", "fp16", a `MixedPrecision`, or "auto", which times all but fp16 on the
+            first batch.
+        average: `EMA(...)`: evaluation, prediction and saved models use the average of the weights over the steps.
         step: what one training step does.
         accumulate: batches per update; the update equals that of one big batch.
         device: "auto" takes the GPU if there is one; a named device is obeyed.
@@ -81,7 +83,8 @@ class Learner:
         groups: Groups | None = None,
         metrics: Sequence[Metric] | Mapping[str, Metric] = (),
         callbacks: Sequence[Callback] = (),
-        precision: str = "fp32",
+        precision: str | Precision = "fp32",
+        average: EMA | None = None,
         step: Step = supervised_step,
         accumulate: int = 1,
         device: str | torch.device = "auto",
@@ -89,7 +92,7 @@ class Learner:
         seed: int | None = None,
         progress: bool = True,
     ) -> None:
-        check_parts(loss_fn, optimizer, accumulate, precision)
+        check_parts(loss_fn, optimizer, accumulate)
         self.device = pick_device(device)
         self.model = model.to(self.device)
         self.data = as_dataloaders(data)
@@ -101,7 +104,8 @@ class Learner:
         self.seed = next(seed for seed in (seed, self.data.seed, torch.initial_seed()) if seed is not None)
         self.progress = Progress()
         self.history = History()
-        self.precision: Precision | None = None if precision == "auto" else Precision(precision, self.device)
+        self.precision: Precision | None = None if precision == "auto" else make_precision(precision, self.device)
+        self.average = None if average is None else average.of(self.model)
         self.optimizer: Optimizer | None = None
         self.factory: OptimizerFactory | None = None
         if isinstance(optimizer, Optimizer):
@@ -152,14 +156,14 @@ class Learner:
             raise ConfigError("this learner has no training data; make one with data to train it")
         check_fit(self.model, train, num_epochs)
         snapshot = resume if resume is None or isinstance(resume, Snapshot) else checkpoint.read_newest(resume)
-        optimizer = self._prepare_optimizer(reset=reset_optimizer)
+        optimizer = self.optimizer = optimizer_of(self, reset=reset_optimizer)
         if snapshot is not None and self.precision is None:
             self.precision = precision_of(snapshot, self)
-        self._choose_precision(train)
+        precision = self._choose_precision(train)
         schedules = schedules_of(optimizer, lr, schedule, momentum)
         first = [Scheduler(schedules)] if schedules else []
         last = [ShowProgress()] if self.show_progress else []
-        self._loop = Loop(self, optimizer, train, (*first, *self.callbacks, *instances(callbacks), *last))
+        self._loop = Loop(self, optimizer, precision, train, (*first, *self.callbacks, *instances(callbacks), *last))
         try:
             return self._loop.run(num_epochs, snapshot, change)
         finally:
@@ -216,8 +220,8 @@ class Learner:
         return batch
 
     def forward(self, batch: Batch) -> tuple[Tensor, Any]:
-        """The loss and the predictions of a batch: the model inside autocast, the loss outside it, in float32."""
-        preds = self._run(self._call, batch, self.precision or self._precision_now())
+        """The loss and the predictions of a batch: the model in its precision, the loss outside, in float32."""
+        preds = self.run(self._call, batch, self.precision or self._precision_now())
         return losses.apply(self.loss_fn, preds, batch.targets, batch.weight), preds
 
     def backward(self, loss: Tensor) -> None:
@@ -225,6 +229,10 @@ class Learner:
         if loss.ndim:
             raise ConfigError(f"the loss must be one number, got shape {tuple(loss.shape)}; use reduction='mean'")
         (self._loop or self.running()).backward(loss)
+
+    def grad(self, loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The gradients of a loss in float32, whatever the precision; no `.grad` changes."""
+        return self._precision_now().grad(loss, weights)
 
     def update(self) -> bool | Tensor:
         """At the end of a window of accumulated batches: transform the gradients, step, clear them.
@@ -243,7 +251,7 @@ class Learner:
             raise ConfigError("there is no validation data; pass a loader: evaluate(loader)")
         check_vocab(loader, self.data.vocab)
         meter = EpochMeter(self.metrics, loss_is_sum=losses.reduction_of(self.loss_fn) == "sum")
-        with torch.no_grad(), mode(self.model, training=False), mode(self._loss_module(), training=False):
+        with torch.no_grad(), self._evaluating(), mode(self._loss_module(), training=False):
             for batch in loader.batches(0, self.device):
                 loss, preds = self.forward(batch)
                 output = StepOutput(loss, preds, batch)
@@ -252,19 +260,20 @@ class Learner:
                     self._loop.events.notify("after_eval_batch", self, batch, output)
         return meter.compute()
 
-    def predict(self, items: Any = None) -> Any:
+    def predict(self, items: Any = None, *, views: Views | None = None) -> Any:
         """What the model says of new items.
 
         Args:
             items: one item as the data reads it (a path, a picture, an array): gives a `Prediction`. A list of items,
                 a tensor (always a batch of inputs), a loader, or None for the validation data: gives `Predictions`.
+            views: of each item, such as `vision.Views()`; the mean of their probabilities counts.
         """
-        return predict(self, items)
+        return predict(self, items, views)
 
     def preds(self, batch: Batch) -> Any:
         """The model's output for a batch in evaluation mode, in float32."""
-        with torch.no_grad(), mode(self.model, training=False):
-            return self._run(self.model, to_device(batch, self.device), self._precision_now())
+        with torch.no_grad(), self._evaluating():
+            return self.run(self.model, to_device(batch, self.device), self._precision_now())
 
     def one_batch(self) -> Batch:
         """The next training batch as the model will see it; torch's global generators are left as they were."""
@@ -283,44 +292,35 @@ class Learner:
 
     # -- preparation ----------------------------------------------------------------------------------------------
 
-    def _prepare_optimizer(self, *, reset: bool) -> Optimizer:
-        """The optimizer for the model as it is now; kept from the last fit where that is possible."""
-        self.model.zero_grad(set_to_none=True)
-        if self.factory is None:
-            assert self.optimizer is not None
-            if reset:
-                raise ConfigError("reset_optimizer needs a factory: pass optimizer=torch.optim.AdamW, not an instance")
-            check_instance(self.optimizer, self.model)
-            return self.optimizer
-        groups = layer_groups(self.model, self.groups)
-        self.optimizer, message = make_optimizer(self.factory, groups, None if reset else self.optimizer)
-        if message:
-            self.history.notes.append(message)
-            print(message)
-        return self.optimizer
-
-    def _choose_precision(self, train: Loader) -> None:
-        if self.precision is not None:
-            return
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            batch = next(train.batches(self.progress.epoch, self.device))
-        if self.device.type == "cpu":
-            batch = batch.first(_FEW)
-
-        def loss_of(model: nn.Module, precision: Precision) -> Tensor:
-            return losses.apply(self.loss_fn, self._run(model, batch, precision), batch.targets, batch.weight)
-
-        self.precision = measure(self.model, loss_of, self.device)
-        if self.show_progress:
-            print(f"precision {self.precision.name}: {self.precision.reason}", flush=True)
+    def _choose_precision(self, train: Loader) -> Precision:
+        if self.precision is None:
+            self.precision = choose_precision(self, train)
+            if self.show_progress:
+                print(f"precision {self.precision.name}: {self.precision.reason}", flush=True)
+        return self.precision
 
     def _precision_now(self) -> Precision:
-        return self.precision or Precision("fp32", self.device)
+        return self.precision or FullPrecision("fp32", self.device)
 
-    def _run(self, model: Any, batch: Batch, precision: Precision) -> Any:
-        """Preprocess, model in autocast, predictions in float32."""
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model holds the average of its weights, if this learner has one: what is evaluated and saved."""
+        if self.average is None:
+            yield
+            return
+        with self.average.shown():
+            yield
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        with self.averaged(), self._precision_now().computing(self.model), mode(self.model, training=False):
+            yield
+
+    def run(self, model: Any, batch: Batch, precision: Precision) -> Any:
+        """The predictions of a model for this learner's data: preprocessed, in a precision, then widened."""
         inputs = batch.inputs if self.data.preprocess is None else self.data.preprocess(batch.inputs)
-        with precision.autocast():
+        with precision.running():
+            inputs = precision.narrow(inputs)
             if isinstance(inputs, Tensor):
                 preds = model(inputs)
             else:

@@ -24,6 +24,8 @@ from etude.training import snapshot
 from etude.training.callback import Callback, Events
 from etude.training.finite import BadStep, FiniteGuard
 from etude.training.history import History, Row
+from etude.training.precision import Precision
+from etude.training.writes import dense_values
 from etude.types import Batch, StepOutput
 
 if TYPE_CHECKING:
@@ -43,12 +45,21 @@ class Loop:
     Args:
         learner: what is trained.
         optimizer: its optimizer.
+        precision: how its model computes.
         train: the training batches.
         callbacks: every callback of this fit, in the order in which they work.
     """
 
-    def __init__(self, learner: Learner, optimizer: Optimizer, train: Loader, callbacks: Sequence[Callback]) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        optimizer: Optimizer,
+        precision: Precision,
+        train: Loader,
+        callbacks: Sequence[Callback],
+    ) -> None:
         self.learner, self.optimizer, self.train = learner, optimizer, train
+        self.precision = precision
         self.events = Events(callbacks)
         self.history = History()
         self.guard = FiniteGuard(learner.model, optimizer, learner.device)
@@ -118,10 +129,15 @@ class Loop:
         learner, history = self.learner, self.history
         with ExitStack() as stack:
             stack.callback(learner.model.zero_grad, set_to_none=True)
+            stack.enter_context(self.precision.open(learner.model))
+            if learner.average is not None:
+                learner.average.watch(learner.model)
             for callback in self.events.callbacks:
                 stack.enter_context(callback.during_fit(learner))
             for callback in reversed(self.events.callbacks):
                 stack.callback(callback.after_fit, learner, history)
+            # an error may have come while the model computed
+            stack.callback(self.precision.rest)
             try:
                 yield
             except StopFit as stop:
@@ -148,6 +164,7 @@ class Loop:
         row |= {f"train_{name}": value for name, value in self.train_results.items()}
         if learner.data.valid is not None:
             row |= {f"valid_{name}": value for name, value in learner.evaluate().items()}
+        row |= self.precision.report()
         row["seconds"] = self.seconds_of_epoch()
         self.history.rows.append(row)
         self.meter = self.train_results = None
@@ -208,6 +225,7 @@ class Loop:
                 output = learner.step(learner, raw)
             except SkipStep as skip:
                 output = self._skipped(raw, skip)
+            self.precision.rest()
             if not isinstance(output, StepOutput):
                 raise ConfigError(f"the step function returned {type(output).__name__}; it must return a StepOutput")
             self._seen.append(output.batch)
@@ -237,7 +255,7 @@ class Loop:
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one batch's share of the window."""
         self._losses.append(loss.detach())
-        (loss if self._share is None else loss * self._share).backward()
+        self.precision.backward(loss if self._share is None else loss * self._share)
 
     def update(self) -> bool | Tensor:
         """At the end of a window: transform the gradients, step if all is finite, clear them."""
@@ -245,6 +263,7 @@ class Loop:
             return False
         if self._updated is not None:
             raise ConfigError("the step function called learner.update() twice; add the losses up and call it once")
+        overflow = None if self._skip else self._unscale()
         try:
             for change in () if self._skip else self.events.transform_grads:
                 change(self.learner.model, self.learner)
@@ -256,12 +275,23 @@ class Loop:
         else:
             if not self._losses:
                 raise ConfigError("the step function did not call learner.backward(loss), so nothing would be trained")
-            groups = self.optimizer.param_groups
-            grads = [tensor.grad for group in groups for tensor in group["params"] if tensor.grad is not None]
-            updated = self.guard.step(self._losses, grads)
+            updated = self.guard.step(self._losses, self._grads(), overflow)
+            self.precision.after_update(overflow)
+            if self.learner.average is not None:
+                self.learner.average.update(updated)
         self.optimizer.zero_grad(set_to_none=True)
         self._updated = updated
         return updated
+
+    def _grads(self) -> list[Tensor]:
+        """What the optimizer will use."""
+        groups = self.optimizer.param_groups
+        return [tensor.grad for group in groups for tensor in group["params"] if tensor.grad is not None]
+
+    def _unscale(self) -> Tensor | None:
+        """Before anything looks at the gradients: they are unscaled first, then clipped."""
+        self.precision.rest()
+        return self.precision.unscale([dense_values(grad) if grad.is_sparse else grad for grad in self._grads()])
 
     def _raise_if_bad(self, bad: BadStep | None) -> None:
         """End the fit at the first value that is not finite, saying where it came from."""
@@ -269,9 +299,10 @@ class Loop:
             return
         learner = self.learner
         step = learner.progress.step - learner.progress.fit_step + bad.step + 1
-        where = self.guard.explain(bad, step - 1, lambda batch: learner.forward(batch)[0])
+        where = self.guard.explain(bad, step - 1, lambda batch: self.precision.scaled(learner.forward(batch)[0]))
         raise NonFiniteError(
             f"step {step} (epoch {learner.progress.epoch + 1}) met a value that is not finite, first in {where}"
+            f"{self.precision.hint()}"
         )
 
 

@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from etude.errors import ConfigError
 from etude.optim import LAYER_GROUP, LayerGroup, OptimizerFactory, check_groups
+
+if TYPE_CHECKING:
+    from etude.training.learner import Learner
 
 Groups: TypeAlias = Callable[[nn.Module], Sequence[Iterable[nn.Parameter] | nn.Module]]
 """From a model to its layer groups, first layers first; a module stands for all its parameters."""
@@ -80,6 +83,27 @@ def make_optimizer(
     for parameter in kept:
         optimizer.state[parameter] = tree_map_only(Tensor, partial(_laid_out_as, parameter), before.state[parameter])
     return optimizer, f"new optimizer: the parameter groups changed; state carried over for {len(kept)} tensors"
+
+
+def optimizer_of(learner: Learner, *, reset: bool) -> Optimizer:
+    """The optimizer for a learner's model as it is now; kept from the last fit where that is possible.
+
+    Raises:
+        ConfigError: the learner was given an optimizer itself, and it is not of this model or to be made anew.
+    """
+    learner.model.zero_grad(set_to_none=True)
+    if learner.factory is None:
+        assert learner.optimizer is not None
+        if reset:
+            raise ConfigError("reset_optimizer needs a factory: pass optimizer=torch.optim.AdamW, not an instance")
+        check_instance(learner.optimizer, learner.model)
+        return learner.optimizer
+    groups = layer_groups(learner.model, learner.groups)
+    optimizer, message = make_optimizer(learner.factory, groups, None if reset else learner.optimizer)
+    if message:
+        learner.history.notes.append(message)
+        print(message)
+    return optimizer
 
 
 def check_instance(optimizer: Optimizer, model: nn.Module) -> None:

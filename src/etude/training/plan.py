@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from etude.errors import ConfigError
+from etude.layers import NORMS
 from etude.optim import LAYER_GROUP
 from etude.schedules import Cycle, Rate, Schedules, one_cycle
 from etude.training.callback import Callback, describe, instances
@@ -29,8 +30,9 @@ from etude.training.callbacks.scheduler import Scheduler
 from etude.training.checks import check_fit
 from etude.training.forecast import Forecast, Measured, measure
 from etude.training.memory import Memory
+from etude.training.phases import PhasePlan, phases_of, time_phases
 from etude.training.plan_data import DataPlan, data_plan, name_of
-from etude.training.transfer import NORMS, HoldNorms
+from etude.training.transfer import HoldNorms
 from etude.training.trial import transforms_something, trial
 from etude.types import Json
 
@@ -128,10 +130,14 @@ class Plan:
     optimizer: str
     precision: str
     precision_reason: str
+    average: str
+    """Of the weights, which evaluation uses; empty if there is none."""
     device: str
     rates: Rates = field(repr=False)
     forecast: Forecast
     memory: Memory
+    phases: list[PhasePlan] = field(default_factory=list)
+    """Where epochs differ in cost: `forecast.total` is their sum, its other figures are of the last, the dearest."""
 
     @property
     def num_steps(self) -> int:
@@ -195,14 +201,20 @@ def make_plan(
         raise ConfigError("this learner has no training data, so there is no fit to plan; make one with data to train")
     check_fit(learner.model, learner.data.train, num_epochs)
     given = (*learner.callbacks, *instances(callbacks))
+    phases = phases_of(given, learner.data, num_epochs)
     with trial(learner, callbacks=()) as copy:
         copy.callbacks = _copied([one for one in given if one in timed or _may_run(one)], learner, copy)
 
         def fit(epochs: int, watch: Callback) -> object:
             return copy.fit(epochs, lr, schedule=schedule, momentum=momentum, callbacks=[watch])
 
-        measured = measure(copy, num_epochs, fit)
-        return _plan(learner, copy, given, num_epochs, measured)
+        def measure_again() -> Forecast:
+            copy.data, copy.step = learner.data, learner.step
+            return measure(copy, num_epochs, fit).forecast
+
+        plan = _plan(learner, copy, given, num_epochs, measure(copy, num_epochs, fit))
+        plans, forecast = time_phases(phases, plan.forecast, measure_again)
+        return replace(plan, phases=plans, forecast=forecast)
 
 
 def _plan(learner: Learner, copy: Learner, given: Sequence[Callback], num_epochs: int, measured: Measured) -> Plan:
@@ -228,6 +240,7 @@ def _plan(learner: Learner, copy: Learner, given: Sequence[Callback], num_epochs
         optimizer=type(copy.optimizer).__name__,
         precision=copy.precision.name,
         precision_reason=copy.precision.reason,
+        average="" if learner.average is None else str(learner.average),
         device=str(learner.device),
         rates=rates,
         forecast=measured.forecast,

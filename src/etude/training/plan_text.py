@@ -88,6 +88,8 @@ def _data(plan: Plan) -> list[str]:
         lines.append(f"{_many(len(data.classes), 'class')}: {named}{several}")
     if data.windows or data.augment:
         lines.append("in training: " + ", then ".join(part for part in (data.windows, data.augment) if part))
+    if plan.phases:
+        lines.append(f"training size {', '.join(f'{phase.what} in {phase.epochs}' for phase in plan.phases)}")
     return lines
 
 
@@ -105,6 +107,7 @@ def _model(plan: Plan) -> list[str]:
         f"metrics {', '.join(plan.metrics) or 'none'}",
         f"optimizer {plan.optimizer}",
         f"{plan.precision} on {plan.device}: {plan.precision_reason}",
+        *([f"evaluates and saves the average of the weights, {plan.average}"] if plan.average else []),
     ]
 
 
@@ -207,14 +210,20 @@ def _span(values: Sequence[float]) -> str:
 def _forecast(plan: Plan) -> list[str]:
     forecast = plan.forecast
     waiting = f", of which {seconds_text(forecast.waiting)} waiting for data"
-    lines = [f"{seconds_text(forecast.step)} per step{waiting if forecast.waiting > 0.01 * forecast.step else ''}"]
+    waited = waiting if forecast.waiting > 0.01 * forecast.step else ""
+    lines = [
+        f"{seconds_text(phase.step)} per step and {seconds_text(phase.epoch)} per epoch of {phase.what}"
+        for phase in plan.phases[:-1]
+    ]
+    last = f" of {plan.phases[-1].what}" if plan.phases else ""
+    lines.append(f"{seconds_text(forecast.step)} per step{last}{waited}")
     if forecast.valid_batch is not None:
         lines.append(f"{seconds_text(forecast.valid_batch)} per batch of validation")
     timed = f"{_many(forecast.timed_steps, 'step')} and {_many(forecast.timed_valid_batches, 'batch')} of validation"
     first = f", {seconds_text(forecast.start)} before the first" if forecast.start > 0.01 * forecast.total else ""
     return [
         *lines,
-        f"{seconds_text(forecast.epoch)} per epoch{first}, {seconds_text(forecast.total)} in all",
+        f"{seconds_text(forecast.epoch)} per epoch{last}{first}, {seconds_text(forecast.total)} in all",
         f"from {timed}, timed on a copy on this machine just now",
     ]
 

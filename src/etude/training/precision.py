@@ -1,131 +1,331 @@
-"""Where the model computes in fewer bits, and how the choice is made.
+"""Where the model computes in fewer bits.
 
-`fp32` computes in the weights' own type. `bf16` keeps float32 weights and runs the model inside autocast; the loss
-stays outside it, in float32. `auto` times both on the first batch and keeps the faster one.
+`fp32` computes in the weights' own type. `bf16` keeps float32 weights and runs the model inside autocast. `fp16` and
+`bf16-master` are mixed precision from scratch: half weights with float32 masters (half.py) and, for float16, a loss
+scale (scaler.py). `auto` times them and takes the fastest (auto_precision.py). The loss is always computed outside, in
+float32.
 """
 
 from __future__ import annotations
 
 import copy
-import platform
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final, final
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final, Literal, final
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
+from typing_extensions import override
 
 from etude.errors import ConfigError
-from etude.hooks import forward_hooks
-from etude.training.device import wait
+from etude.training.half import HalfWeights, cast
+from etude.training.scaler import LossScaler
+from etude.types import Json
 
-PRECISIONS: Final = ("fp32", "bf16", "auto")
-
-_WORTH_IT = 1.15
-"""bf16 must be this much faster before `auto` gives up the bits."""
-_ROUNDS = 5
-_HOPELESS = 10.0
-"""bf16 is not tried again when its first run, compilation of kernels included, took so many times as long."""
+PRECISIONS: Final = ("fp32", "bf16", "bf16-master", "fp16", "auto")
 
 _NOTHING: Final = nullcontext()
-_HALF: Final = (torch.bfloat16, torch.float16)
+_TYPES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_OWN_FLOATS: Final = (
+    "if the model makes float32 tensors of its own, such as torch.zeros(...), give them the type of its inputs, or use "
+    "precision='bf16', which casts them"
+)
 
 
-@final
 class Precision:
-    """The chosen precision on a device.
+    """How a model computes, and what a training step does about it.
 
     Args:
-        name: "fp32" or "bf16".
+        name: for the run's record, and to compare two fits.
         device: where the model computes.
         reason: why it was chosen, for the run's record.
     """
 
     def __init__(self, name: str, device: torch.device, reason: str = "as asked") -> None:
-        if name not in ("fp32", "bf16"):
-            raise ConfigError(f"precision must be one of {PRECISIONS}, got {name!r}")
         self.name, self.device, self.reason = name, device, reason
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context that the model runs in."""
-        return _NOTHING if self.name == "fp32" else torch.autocast(self.device.type, dtype=torch.bfloat16)
+    # -- around the model -----------------------------------------------------------------------------------------
 
+    def open(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """What is open for the length of a fit."""
+        return _NOTHING
+
+    def computing(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """What is open while a model evaluates or predicts, in a fit or without one."""
+        return _NOTHING
+
+    def running(self) -> AbstractContextManager[Any]:
+        """What is open while the model is called."""
+        return _NOTHING
+
+    def narrow(self, inputs: Any) -> Any:
+        """Inputs as the model takes them."""
+        return inputs
+
+    @final
     def widen(self, preds: Any) -> Any:
         """Predictions in float32 (or wider, if they are): what the loss is computed from."""
         if isinstance(preds, Tensor):
-            return preds.float() if preds.dtype in _HALF else preds
+            return preds.float() if preds.dtype in _TYPES.values() else preds
         return tree_map_only(Tensor, self.widen, preds)
 
+    # -- in the step ----------------------------------------------------------------------------------------------
 
-def measure(model: nn.Module, loss_of: Callable[[nn.Module, Precision], Tensor], device: torch.device) -> Precision:
-    """Time a forward and backward of both precisions, in turn, and choose.
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss that a backward pass begins from."""
+        return loss
 
-    Works on a copy of the model and leaves the random generators as they were. A processor that would have to
-    imitate bfloat16 is not timed: that can take a hundred times as long.
+    def hint(self) -> str:
+        """What may be amiss with the precision where a value is not finite."""
+        return ""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add to the gradients. Afterwards the parameters are at rest: float32, and so are their gradients."""
+        loss.backward()
+
+    def grad(self, loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The gradients of a loss in float32, unscaled; none is stored in a parameter."""
+        return torch.autograd.grad(loss, weights, materialize_grads=True)
+
+    def rest(self) -> None:
+        """After a step, whatever it did last."""
+
+    def unscale(self, grads: list[Tensor]) -> Tensor | None:
+        """Make gradients what they would be without scaling. 1 if the step is to be skipped, None if that cannot be."""
+        return None
+
+    def after_update(self, overflow: Tensor | None) -> None:
+        """The optimizer has stepped, unless a gradient overflowed."""
+
+    # -- keep -----------------------------------------------------------------------------------------------------
+
+    def report(self) -> dict[str, float]:
+        """What the row of an epoch says of it."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+
+
+@final
+class FullPrecision(Precision):
+    """The weights' own type."""
+
+
+@final
+class Autocast(Precision):
+    """bfloat16 by autocast over float32 weights: torch casts weights and inputs of each operation that gains by it."""
+
+    @override
+    def running(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+@final
+class MixedPrecision(Precision):
+    """Half weights with float32 masters, and a loss scale: mixed precision from scratch.
+
+    The forward and backward pass run in 16 bits, norms and loss in float32. Gradients become float32 at once, also when
+    they are accumulated over several batches; they are unscaled before clipping or anything else sees them. A step in
+    which one overflows changes nothing: no weight, momentum, decay, step count or average; the schedule goes on. Before
+    each forward pass the copies are rounded from the masters, which are the model's parameters all the time between two
+    steps: callbacks, checkpoints and the optimizer see float32.
 
     Args:
-        model: the model to be trained.
-        loss_of: (model, precision) -> the scalar loss of a few typical samples.
-        device: where the model computes.
+        dtype: "fp16" (11 bits of precision, a range from 6e-8 to 65504) or "bf16" (8 bits, the range of float32).
+        loss_scale: None is 2^16 for float16, where a dynamic one begins, and 1 for bfloat16, which needs none. The
+            lesson's fixed scale is 512.
+        dynamic: let it follow the gradients. None does for float16.
+        master_weights: False rounds the masters themselves after every update: what training without masters does. To
+            see what they are for; it saves no memory.
+        flat: keep masters, copies and gradients each in one tensor. Faster for models of many small tensors.
+        growth_interval: good steps before a dynamic scale is doubled; the lesson's `scale_wait`.
+        min_loss_scale: an infinite gradient at this scale ends the fit.
+        max_loss_scale: the scale never grows beyond.
+
+    Raises:
+        ConfigError: naming the setting and its range.
+
+    Source: Micikevicius et al. 2017, "Mixed precision training"; SPEC E1-E12.
     """
-    if device.type == "cpu" and _imitates_bf16():
-        return Precision("fp32", device, "this processor has no bfloat16 instructions")
-    candidates = [Precision("fp32", device), Precision("bf16", device)]
-    trial = copy.deepcopy(model).train()
-    if device.type == "cpu" and _strides_over_one_pixel(trial, lambda: loss_of(trial, candidates[0])):
-        return Precision("fp32", device, "a strided convolution of a 1x1 map, whose bf16 gradient torch gets wrong")
-    best = {precision.name: float("inf") for precision in candidates}
-    first: dict[str, float] = {}
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        for i in range(_ROUNDS + 1):
-            for precision in candidates:
-                seconds = _seconds(trial, loss_of, precision)
-                # the first round only warms up
-                best[precision.name] = min(best[precision.name], seconds if i else float("inf"))
-                first.setdefault(precision.name, seconds)
-            if first["bf16"] > _HOPELESS * first["fp32"]:
-                reason = f"bf16 took {first['bf16'] / first['fp32']:.1f} times as long in a first try"
-                return Precision("fp32", device, reason)
-    faster = best["fp32"] / best["bf16"]
-    chosen = "bf16" if faster >= _WORTH_IT else "fp32"
-    reason = (
-        f"measured: forward and backward take {best['fp32'] * 1e3:.1f} ms in fp32, {best['bf16'] * 1e3:.1f} ms in bf16 "
-        f"({faster:.2f}x; bf16 is taken from {_WORTH_IT}x)"
-    )
-    return Precision(chosen, device, reason)
+
+    def __init__(
+        self,
+        dtype: Literal["fp16", "bf16"] = "fp16",
+        *,
+        loss_scale: float | None = None,
+        dynamic: bool | None = None,
+        master_weights: bool = True,
+        flat: bool = False,
+        growth_interval: int = 500,
+        min_loss_scale: float = 1.0,
+        max_loss_scale: float = 2.0**24,
+    ) -> None:
+        if dtype not in _TYPES:
+            raise ConfigError(f"dtype must be one of {sorted(_TYPES)}, got {dtype!r}")
+        super().__init__("", torch.device("cpu"))
+        is_fp16 = dtype == "fp16"
+        self.dtype, self.master_weights, self.flat = _TYPES[dtype], master_weights, flat
+        self.scaler = LossScaler(
+            (2.0**16 if is_fp16 else 1.0) if loss_scale is None else loss_scale,
+            dynamic=is_fp16 and loss_scale is None if dynamic is None else dynamic,
+            growth_interval=growth_interval,
+            lowest=min_loss_scale,
+            highest=max_loss_scale,
+        )
+        self._config: dict[str, Json] = {
+            "dtype": dtype,
+            "loss_scale": loss_scale,
+            "dynamic": self.scaler.dynamic,
+            "master_weights": master_weights,
+            "flat": flat,
+            "growth_interval": growth_interval,
+            "min_loss_scale": min_loss_scale,
+            "max_loss_scale": max_loss_scale,
+        }
+        self.name = f"MixedPrecision({', '.join(f'{name}={value!r}' for name, value in self._config.items())})"
+        self._half: HalfWeights | None = None
+
+    def on(self, device: torch.device, name: str = "") -> MixedPrecision:
+        """One of its own for a learner."""
+        own = copy.copy(self)
+        own.device, own.name, own.scaler = device, name or self.name, copy.deepcopy(self.scaler)
+        own.scaler.to(device)
+        return own
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss is multiplied by now; the host waits for the device."""
+        return float(self.scaler.scale)
+
+    @override
+    @contextmanager
+    def open(self, model: nn.Module) -> Iterator[None]:
+        half = HalfWeights(model, self.dtype, flat=self.flat)
+        self.scaler.begin()
+        try:
+            with half.opened():
+                self._half = half
+                yield
+        finally:
+            self._half = None
+
+    @override
+    @contextmanager
+    def computing(self, model: nn.Module) -> Iterator[None]:
+        if self._half is None:
+            with self.open(model):
+                yield
+            return
+        # another set of weights, an average, may be in the model's place now
+        self._half.changed()
+        try:
+            yield
+        finally:
+            self._half.hide()
+            self._half.changed()
+
+    @override
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        if self._half is None:
+            # a forward pass outside of a fit leaves a graph behind that no copy may change under
+            with torch.autocast(self.device.type, dtype=self.dtype):
+                yield
+            return
+        self._half.show()
+        try:
+            yield
+        except RuntimeError as error:
+            if "type" in str(error):
+                error.add_note(_OWN_FLOATS)
+            raise
+
+    @override
+    def narrow(self, inputs: Any) -> Any:
+        return inputs if self._half is None else cast(inputs, self.dtype)
+
+    @override
+    def scaled(self, loss: Tensor) -> Tensor:
+        return self.scaler.scaled(loss)
+
+    @override
+    def hint(self) -> str:
+        if self.scaler.dynamic or self.loss_scale == 1:
+            return ""
+        return f" The loss scale is fixed at {self.loss_scale:g}: a smaller one, or dynamic=True, may help."
+
+    @override
+    def backward(self, loss: Tensor) -> None:
+        assert self._half is not None
+        self._half.show()
+        self.scaled(loss).backward()
+        self._half.hide()
+
+    @override
+    def grad(self, loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if self._half is None:
+            return super().grad(loss, weights)
+        self._half.show()
+        grads = torch.autograd.grad(self.scaled(loss), weights, materialize_grads=True)
+        self._half.hide()
+        return tuple(grad.to(weight.dtype) / self.scaler.scale for grad, weight in zip(grads, weights, strict=True))
+
+    @override
+    def rest(self) -> None:
+        if self._half is not None:
+            self._half.hide()
+
+    @override
+    def unscale(self, grads: list[Tensor]) -> Tensor | None:
+        return self.scaler.unscale(grads)
+
+    @override
+    def after_update(self, overflow: Tensor | None) -> None:
+        assert self._half is not None
+        self._half.changed()
+        if overflow is not None:
+            self.scaler.update(overflow)
+        if not self.master_weights:
+            self._half.forget()
+
+    @override
+    def report(self) -> dict[str, float]:
+        return self.scaler.report()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scaler.load_state_dict(state)
 
 
-def _strides_over_one_pixel(model: nn.Module, run: Callable[[], object]) -> bool:
-    """Whether a strided convolution sees a map of a single pixel.
+def make_precision(given: str | Precision, device: torch.device, reason: str = "as asked") -> Precision:
+    """What a name or a `MixedPrecision` stands for, on a device; never one that another learner has.
 
-    Its backward pass in bf16 reads memory that was never written (torch 2.13 on a CPU): gradients that are wrong, and
-    now and then not finite.
+    Raises:
+        ConfigError: an unknown name, with the known ones.
     """
-    found = []
-
-    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-        if isinstance(module, nn.Conv2d) and max(module.stride) > 1 and inputs[0].shape[-2:].numel() == 1:
-            found.append(module)
-
-    with forward_hooks(model.modules(), look), torch.no_grad(), torch.random.fork_rng([]):
-        run()
-    return bool(found)
-
-
-def _imitates_bf16() -> bool:
-    """Whether this is an x86 processor without 512-bit vectors, and so without bfloat16 instructions."""
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return is_x86 and torch.backends.cpu.get_cpu_capability() not in ("AVX512", "AMX")
-
-
-def _seconds(model: nn.Module, loss_of: Callable[[nn.Module, Precision], Tensor], precision: Precision) -> float:
-    wait(precision.device)
-    start = time.perf_counter()
-    loss_of(model, precision).backward()
-    wait(precision.device)
-    seconds = time.perf_counter() - start
-    model.zero_grad(set_to_none=True)
-    return seconds
+    if isinstance(given, MixedPrecision):
+        made: Precision = given.on(device)
+    elif isinstance(given, Precision):
+        made = type(given)(given.name, device)
+    elif given == "fp16":
+        made = MixedPrecision("fp16").on(device, given)
+    elif given == "bf16-master":
+        made = MixedPrecision("bf16", flat=True).on(device, given)
+    elif given == "bf16":
+        made = Autocast(given, device)
+    elif given == "fp32":
+        made = FullPrecision(given, device)
+    else:
+        raise ConfigError(f"precision must be one of {PRECISIONS} or a MixedPrecision, got {given!r}")
+    made.reason = reason
+    return made

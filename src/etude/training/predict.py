@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from etude.types import Batch
 
 if TYPE_CHECKING:
     from etude.training.learner import Learner
+
+Views: TypeAlias = Callable[[Tensor], Iterable[Tensor]]
+"""A batch of inputs -> the same samples, each time seen in another way, such as `vision.Views()`."""
 
 _BATCH_SIZE = 64
 
@@ -98,18 +101,26 @@ class Predictions(Sequence[Prediction]):
         return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
-def predict(learner: Learner, items: Any = None) -> Prediction | Predictions:
-    """A `Prediction` of one item, or `Predictions` of many; see `Learner.predict`."""
+def predict(learner: Learner, items: Any = None, views: Views | None = None) -> Prediction | Predictions:
+    """A `Prediction` of one item, or `Predictions` of many; see `Learner.predict`.
+
+    Args:
+        learner: who predicts.
+        items: what; see there.
+        views: predict several views of each item and take the mean of their probabilities, not of the scores in front
+            of the softmax: so each view has one vote, where a large score would outvote the others. A loss that
+            defines no probabilities gives the mean of the outputs.
+    """
     loader = _loader_of(learner, items)
     if loader is not None:
-        return _of_batches(learner, loader.batches(0, learner.device))
+        return _of_batches(learner, loader.batches(0, learner.device), views)
     if isinstance(items, Tensor):
         if learner.data.read is not None and items.dtype != torch.uint8:
             raise DataError(f"expected a batch of uint8 pixels, 0 to 255, got {items.dtype}; preprocessing scales them")
-        return _of_batches(learner, (Batch(part, None) for part in items.split(_BATCH_SIZE)))
+        return _of_batches(learner, (Batch(part, None) for part in items.split(_BATCH_SIZE)), views)
     if isinstance(items, list | tuple):
-        return _of_batches(learner, _read_in_batches(learner, items))
-    return _of_batches(learner, _read_in_batches(learner, [items]))[0]
+        return _of_batches(learner, _read_in_batches(learner, items), views)
+    return _of_batches(learner, _read_in_batches(learner, [items]), views)[0]
 
 
 def _loader_of(learner: Learner, items: Any) -> Loader | None:
@@ -139,21 +150,39 @@ def _read_in_batches(learner: Learner, items: Sequence[Any]) -> Iterator[Batch]:
         yield Batch(torch.stack([read(item) for item in items[start : start + _BATCH_SIZE]]), None)
 
 
-def _of_batches(learner: Learner, batches: Iterable[Batch]) -> Predictions:
+def _of_batches(learner: Learner, batches: Iterable[Batch], views: Views | None) -> Predictions:
     outputs, targets = [], []
     for batch in batches:
-        preds = learner.preds(batch)
-        if not isinstance(preds, Tensor):
-            raise ConfigError(
-                f"predict needs a model that returns one tensor, got {type(preds).__name__}; use learner.preds"
-            )
-        outputs.append(preds.cpu())
+        outputs.append(_output(learner, batch) if views is None else _mean_output(learner, batch, views))
         if isinstance(batch.targets, Tensor):
             targets.append(batch.targets.cpu())
-    output, kind = torch.cat(outputs), probabilities_of(learner.loss_fn)
-    if kind is not None:
-        output = output.softmax(1) if kind == "softmax" else output.sigmoid()
-    return Predictions(output, torch.cat(targets) if targets else None, learner.data.vocab, kind is not None)
+    is_probable = probabilities_of(learner.loss_fn) is not None
+    return Predictions(torch.cat(outputs), torch.cat(targets) if targets else None, learner.data.vocab, is_probable)
+
+
+def _output(learner: Learner, batch: Batch) -> Tensor:
+    """A batch's probabilities, or the model's plain output, on the CPU."""
+    preds = learner.preds(batch)
+    if not isinstance(preds, Tensor):
+        raise ConfigError(
+            f"predict needs a model that returns one tensor, got {type(preds).__name__}; use learner.preds"
+        )
+    output, kind = preds.cpu(), probabilities_of(learner.loss_fn)
+    return output.softmax(1) if kind == "softmax" else output.sigmoid() if kind == "sigmoid" else output
+
+
+def _mean_output(learner: Learner, batch: Batch, views: Views) -> Tensor:
+    """The mean over views of a batch, summed as they come, so that only one of them is in memory."""
+    if not isinstance(batch.inputs, Tensor):
+        raise ConfigError(f"views are made of inputs that are one tensor, got {type(batch.inputs).__name__}")
+    total, count = None, 0
+    for inputs in views(batch.inputs):
+        output = _output(learner, batch._replace(inputs=inputs))
+        total = output if total is None else total + output
+        count += 1
+    if total is None:
+        raise ConfigError(f"{views} gave no view of a batch")
+    return total / count
 
 
 def probabilities_of(loss_fn: LossFn) -> str | None:

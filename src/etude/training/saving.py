@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +17,7 @@ from etude.errors import ConfigError, LoadError
 from etude.training import checkpoint
 from etude.training.durable import write_tensors, write_text
 from etude.training.predict import probabilities_of
-from etude.types import Json
+from etude.types import HasConfig, Json
 
 if TYPE_CHECKING:
     from etude.training.learner import Learner
@@ -26,15 +26,6 @@ WEIGHTS: Final = "model.safetensors"
 DESCRIPTION: Final = "model.json"
 _FORMAT: Final = 2
 _KEYS: Final = {"model", "model_class", "read", "preprocess", "vocab", "channels", "probabilities"}
-
-
-@runtime_checkable
-class HasConfig(Protocol):
-    """A model or preprocess module that can say how it was built."""
-
-    def config(self) -> dict[str, Json]:
-        """The arguments that build it again."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,8 @@ def save(learner: Learner, path: str | os.PathLike[str]) -> None:
                 f"the data's {name} ({type(part).__name__}) has no config(), so it could not be built again"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(learner.model, folder / WEIGHTS)
+    with learner.averaged():
+        save_weights(learner.model, folder / WEIGHTS)
     write_json(folder / DESCRIPTION, _description(learner))
 
 

@@ -13,6 +13,7 @@ from etude.data.loaders import SeekableLoader
 from etude.errors import ConfigError
 from etude.training.callback import Callback, describe
 from etude.training.callbacks.scheduler import Scheduler
+from etude.types import HasConfig
 
 if TYPE_CHECKING:
     from etude.training.learner import Learner
@@ -45,6 +46,7 @@ def settings_of(learner: Learner, loop: Loop) -> dict[str, Any]:
         "lr": {"schedules": schedules, **own},
         "callbacks": [describe(callback) for callback in callbacks if _is_compared(callback)],
         "precision": learner.precision.name,
+        "average": None if learner.average is None else learner.average.config(),
         "data": data_of(learner),
         "loss": told(learner.loss_fn),
         "metrics": list(learner.metrics),
@@ -108,6 +110,8 @@ def told(part: Any) -> str:
     >>> told(partial(nn.functional.cross_entropy, label_smoothing=0.1))
     'cross_entropy(label_smoothing=0.1)'
     """
+    if isinstance(part, HasConfig) and not isinstance(part, nn.Module):
+        return f"{type(part).__name__}({', '.join(f'{name}={value!r}' for name, value in part.config().items())})"
     if isinstance(part, nn.Module):
         return "; ".join(
             f"{name or type(module).__name__}{'=' + type(module).__name__ if name else ''}({_listed(vars(module))})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
 
@@ -25,7 +26,7 @@ from etude.training.callback import Callback, describe
 from etude.training.callbacks.scheduler import Scheduler
 from etude.training.history import Progress, Row
 from etude.training.optimizer import load_state
-from etude.training.precision import Precision
+from etude.training.precision import Precision, make_precision
 from etude.training.trees import check_type
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class Snapshot:
     loss: dict[str, Any]
     """The same of the loss; empty for a function."""
     optimizer: OptimizerState
+    precision: dict[str, Any]
+    """The loss scale and what it counts; weights and gradients are float32 between two steps."""
+    average: dict[str, Any]
+    """The averaged weights, and how often they were updated; empty without an average."""
     callbacks: list[tuple[str, dict[str, Any]]]
     """Name (see `name_of`) and state of each callback, in order."""
     settings: dict[str, Any]
@@ -112,11 +117,20 @@ def take(learner: Learner) -> Snapshot:
     """
     loop = learner.running()
     around = bystanders(learner)
+    # in a validation pass the model holds half weights, or an average
+    loop.precision.rest()
+    with nullcontext() if learner.average is None else learner.average.hidden():
+        return _take(learner, loop, around)
+
+
+def _take(learner: Learner, loop: Loop, around: Bystanders) -> Snapshot:
     return Snapshot(
         model=_copied(_state_of(learner.model)),
         trainable=[name for name, parameter in learner.model.named_parameters() if parameter.requires_grad],
         loss=_copied(_state_of(learner.loss_fn)),
         optimizer=_copied(loop.optimizer.state_dict()),
+        precision=loop.precision.state_dict(),
+        average={} if learner.average is None else _copied(learner.average.state_dict(learner.model)),
         callbacks=around.callbacks,
         settings=settings.settings_of(learner, loop),
         seed=learner.seed,
@@ -175,6 +189,10 @@ def restore(snapshot: Snapshot, learner: Learner, loop: Loop, change: Collection
     if isinstance(learner.loss_fn, nn.Module) and "loss" not in change:
         _load_state(learner.loss_fn, snapshot.loss)
     load_state(loop.optimizer, snapshot.optimizer, settings="lr" not in change)
+    if "precision" not in change:
+        loop.precision.load_state_dict(snapshot.precision)
+    if learner.average is not None:
+        learner.average.load_state_dict(learner.model, snapshot.average)
     states = dict(_numbered([name for name, _ in snapshot.callbacks], [state for _, state in snapshot.callbacks]))
     for key, callback in _numbered(map(name_of, loop.events.callbacks), loop.events.callbacks):
         if key in states:
@@ -191,7 +209,7 @@ def restore(snapshot: Snapshot, learner: Learner, loop: Loop, change: Collection
 
 def precision_of(snapshot: Snapshot, learner: Learner) -> Precision:
     """What a learner that would measure its precision takes when it resumes."""
-    return Precision(snapshot.settings["precision"], learner.device, "as in the fit that is resumed")
+    return make_precision(snapshot.settings["precision"], learner.device, "as in the fit that is resumed")
 
 
 def name_of(callback: Callback) -> str:

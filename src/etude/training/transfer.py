@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from typing_extensions import override
 
 from etude.errors import ConfigError
+from etude.layers import NORMS
 from etude.training import checkpoint
 from etude.training.callback import Callback
 from etude.training.optimizer import layer_groups
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from etude.training.learner import Learner
 
 NormPolicy: TypeAlias = Literal["train", "affine", "frozen"]
-
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 def freeze_body(learner: Learner, norm: NormPolicy = "train") -> list[Callback]:

@@ -14,6 +14,8 @@ from etude.vision.erase import random_erasing as random_erasing
 from etude.vision.learner import learner as learner
 from etude.vision.models import create_model as create_model
 from etude.vision.preprocess import ImagePreprocess as ImagePreprocess
+from etude.vision.progressive import ProgressiveResizing as ProgressiveResizing
+from etude.vision.views import Views as Views
 from etude.vision.windows import MiddleCrop as MiddleCrop
 from etude.vision.windows import RandomResizedCrop as RandomResizedCrop
 from etude.vision.xresnet import XResNet as XResNet

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from etude import random
+from etude.boxes import inside
 from etude.data.loaders import Augment
 from etude.errors import ConfigError
 from etude.types import Batch
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, Shaped
+    from jaxtyping import Float, Int, Shaped
 
 # columns of the draws of one sample
 _CHOSEN, _AREA, _RATIO, _TOP, _LEFT, _NOISE, _NUM_DRAWS = 0, 1, 2, 3, 4, 5, 6
@@ -110,25 +111,6 @@ def rectangles(
     top = (draws[:, _TOP] * (height - tall + 1)).floor()
     left = (draws[:, _LEFT] * (width - wide + 1)).floor()
     return top, left, tall, wide
-
-
-def inside(
-    top: Float[Tensor, "batch"],
-    left: Float[Tensor, "batch"],
-    tall: Float[Tensor, "batch"],
-    wide: Float[Tensor, "batch"],
-    height: int,
-    width: int,
-) -> Bool[Tensor, "batch height width"]:
-    """Which pixels lie in the rectangle of each picture."""
-    rows, columns = _within(top, tall, height), _within(left, wide, width)
-    return rows.unsqueeze(2) & columns.unsqueeze(1)
-
-
-def _within(start: Float[Tensor, "batch"], length: Float[Tensor, "batch"], num: int) -> Bool[Tensor, "batch num"]:
-    """Which of the places 0 .. num - 1 lie in [start, start + length)."""
-    after = torch.arange(num, device=start.device) - start.unsqueeze(1)
-    return (after >= 0) & (after < length.unsqueeze(1))
 
 
 def _noise(

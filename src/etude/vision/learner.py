@@ -16,10 +16,12 @@ from etude.losses import LabelSmoothingCrossEntropy, LossFn
 from etude.metrics import accuracy, cross_entropy, multilabel_accuracy
 from etude.optim import OptimizerFactory, adamw
 from etude.training import saving
+from etude.training.average import EMA
 from etude.training.callback import Callback
 from etude.training.callbacks.mixup import MixUp
 from etude.training.learner import Learner
 from etude.training.optimizer import Groups
+from etude.training.precision import Precision
 from etude.training.step import Step, supervised_step
 from etude.vision.models import ARCHITECTURES, create_model
 from etude.vision.preprocess import ImagePreprocess
@@ -40,7 +42,8 @@ def learner(
     groups: Groups | None = None,
     callbacks: Sequence[Callback] = (),
     step: Step = supervised_step,
-    precision: str = "auto",
+    precision: str | Precision = "auto",
+    average: EMA | None = None,
     accumulate: int = 1,
     device: str | torch.device = "auto",
     compile: bool = False,
@@ -60,7 +63,8 @@ def learner(
         groups: model -> layer groups; None takes body and head.
         callbacks: after MixUp.
         step: what one training step does.
-        precision: "fp32", "bf16", or "auto", which measures.
+        precision: "fp32", "bf16", "bf16-master", "fp16", a `MixedPrecision`, or "auto", which measures.
+        average: `EMA(...)`: evaluate, predict and save with the average of the weights over the steps.
         accumulate: batches per update.
         device: "auto", or a named one.
         compile: run the model through `torch.compile`.
@@ -82,6 +86,7 @@ def learner(
         callbacks=(*([MixUp(mixup)] if mixup else []), *callbacks),
         step=step,
         precision=precision,
+        average=average,
         accumulate=accumulate,
         device=device,
         compile=compile,

@@ -84,6 +84,8 @@ class PictureLoader:
         self.store, self.rows, self.targets = store, rows, targets
         self.vocab, self._kept = vocab, store
         self.size, self.windows, self.seed = size, windows, seed
+        self.side = size
+        """Of the pictures of coming epochs: `size`, but for a training that begins with smaller ones."""
         height, width, channels = store.shapes.amax(0).tolist()
         self._most = (height, width, channels)
         self._memory = Recycler()
@@ -107,23 +109,31 @@ class PictureLoader:
 
     def batches_from(self, epoch: int, start: int, device: torch.device) -> Iterator[Batch]:
         """The batches of one epoch but the first `start`; their pictures are not cut."""
-        parts = self.sampling.batches(epoch)[start:]
+        parts, side = self.sampling.batches(epoch)[start:], self.side
         if self._kept.fits(device):
             self._move(device)
-            return (self.take(part, epoch) for part in on_device(parts, device))
+            return (self.take(part, epoch, side) for part in on_device(parts, device))
         self._move(torch.device("cpu"))
-        return prefetched((self.take(part, epoch) for part in parts), device)
+        return prefetched((self.take(part, epoch, side) for part in parts), device)
 
-    def take(self, rows: Int[Tensor, "batch"] | Sequence[int], epoch: int = 0) -> Batch:
-        """The pictures at the given positions of this data set, as they are seen in an epoch."""
+    def take(self, rows: Int[Tensor, "batch"] | Sequence[int], epoch: int = 0, side: int | None = None) -> Batch:
+        """The pictures at the given positions of this data set, as they are seen in an epoch; see `pixels`."""
         rows = torch.as_tensor(rows, device=self.rows.device)
-        return Batch(self.pixels(rows, epoch), self.targets.index_select(0, rows), indices=rows)
+        return Batch(self.pixels(rows, epoch, side), self.targets.index_select(0, rows), indices=rows)
 
-    def pixels(self, rows: Int[Tensor, "batch"], epoch: int = 0) -> UInt8[Tensor, "batch channel size size"]:
-        """The windows of the pictures at the given positions, as they are seen in an epoch."""
+    def pixels(
+        self, rows: Int[Tensor, "batch"], epoch: int = 0, side: int | None = None
+    ) -> UInt8[Tensor, "batch channel side side"]:
+        """The windows of the pictures at the given positions, as they are seen in an epoch.
+
+        Args:
+            rows: which pictures.
+            epoch: decides the windows, with the seed and the picture.
+            side: what the windows are reduced to; None takes `size`. The windows are the same.
+        """
         values, starts, shapes = self.store.gather(self.rows.index_select(0, rows))
         windows = self.windows(self.seed, epoch, rows, shapes[:, 0], shapes[:, 1])
-        return resample(values, starts, shapes, windows, self.size, most=self._most, memory=self._memory)
+        return resample(values, starts, shapes, windows, side or self.size, most=self._most, memory=self._memory)
 
     def _move(self, device: torch.device) -> None:
         """Bring store and targets to the device; loaders of one store share its place there."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -50,6 +51,19 @@ class ImagePreprocess(nn.Module):
         self.register_buffer("scale", scale.float().repeat(size), persistent=False)
         self.register_buffer("shift", shift.float().repeat(size), persistent=False)
         self._memory = Recycler()
+        self._smaller: frozenset[int] = frozenset()
+
+    @contextmanager
+    def taking(self, smaller: Sequence[int]) -> Iterator[None]:
+        """Take pictures of these smaller sides as well, whole, in the `with` block; else they are refused.
+
+        For training that begins with small pictures; prediction should go on to refuse them.
+        """
+        self._smaller = frozenset(smaller)
+        try:
+            yield
+        finally:
+            self._smaller = frozenset()
 
     @override
     def forward(
@@ -58,19 +72,23 @@ class ImagePreprocess(nn.Module):
         if pixels.ndim != 4 or pixels.shape[1] != len(self.mean):
             raise DataError(f"expected pictures (batch, {len(self.mean)}, height, width), got {tuple(pixels.shape)}")
         height, width = pixels.shape[-2:]
-        if min(height, width) < self.size:
+        side = height if height == width and height in self._smaller else self.size
+        if min(height, width) < side:
             raise DataError(f"pictures of {height}x{width} pixels are smaller than the {self.size} that the model sees")
-        top, left = (height - self.size) // 2, (width - self.size) // 2
-        window = pixels[..., top : top + self.size, left : left + self.size]
-        rows = window.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).reshape(-1, len(self.scale))
-        return self._normalized(rows).view(-1, self.size, self.size, len(self.mean)).permute(0, 3, 1, 2)
+        top, left = (height - side) // 2, (width - side) // 2
+        window = pixels[..., top : top + side, left : left + side]
+        numbers = side * len(self.mean)
+        rows = window.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).reshape(-1, numbers)
+        return self._normalized(rows).view(-1, side, side, len(self.mean)).permute(0, 3, 1, 2)
 
     def _normalized(self, rows: Shaped[Tensor, "row number"]) -> Float[Tensor, "row number"]:
+        # a smaller picture's row begins like a larger one's
+        scale, shift = self.scale[: rows.shape[1]], self.shift[: rows.shape[1]]
         if rows.is_floating_point() or rows.device.type != "cpu":
-            return torch.addcmul(self.shift, rows.to(self.scale.dtype), self.scale)
-        x = self._memory.empty(rows.shape, self.scale.dtype)
+            return torch.addcmul(shift, rows.to(scale.dtype), scale)
+        x = self._memory.empty(rows.shape, scale.dtype)
         x.copy_(rows)
-        return torch.addcmul(self.shift, x, self.scale, out=x)
+        return torch.addcmul(shift, x, scale, out=x)
 
     def config(self) -> dict[str, Json]:
         """The constructor's arguments."""

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from etude import random
 from etude.errors import ConfigError
 from etude.training.callback import Callback
-from etude.types import Batch, Inputs, Json, MixedTargets, StepOutput, per_sample_view
+from etude.training.callbacks.choose import refuse_conflicts
+from etude.training.callbacks.mixing import beta_shares, keyed, mixable, partners
+from etude.types import Batch, Inputs, Json, MixedTargets, StepOutput, per_sample_view, select
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Shaped
@@ -28,13 +29,14 @@ class MixUp(Callback):
         x = weight * x_i + (1 - weight) * x_j        weight = max(w, 1 - w),  w ~ Beta(alpha, alpha)
 
     Each sample has its own weight, which converges faster than one per batch, and the larger share is always its
-    own, which avoids near-duplicates of pairs. Targets become `MixedTargets`; no one-hot matrix is built, and
-    validation is untouched. Pairs and weights are a function of (seed, batch number): a resumed run draws the same.
+    own, which avoids near-duplicates of pairs. Targets become `MixedTargets`, of targets that are mixed already too;
+    no one-hot matrix is built, and validation is untouched. Pairs and weights are a function of (seed, batch number):
+    a resumed run draws the same.
 
     Args:
         alpha: 0.4 mixes a lot, 0.1 a little (the mean of the larger share is 0.84 at 0.4). Helps in long trainings.
         at: "input", or the name of a module (`model.named_modules()`) whose output is mixed instead, such as a hidden
-            layer or an embedding.
+            layer or an embedding. Nothing may mix the targets after that one: its mixing comes last, inside the model.
         seed: None takes the learner's.
 
     Source: Zhang et al. 2017, "mixup: Beyond empirical risk minimization"; Verma et al. 2018, "Manifold mixup";
@@ -46,37 +48,43 @@ class MixUp(Callback):
             raise ConfigError(f"alpha must be positive, got {alpha}; leave MixUp out to train without it")
         self.alpha, self.at, self.seed = alpha, at, seed
         self._pairs: tuple[Tensor, Tensor] | None = None
-        self._mixed = False
+        self._num_labels, self._mixed = 0, False
 
     @override
     def transform_batch(self, batch: Batch, learner: Learner) -> Batch:
         """Mix inputs (or leave that to the hook in a hidden layer) and targets."""
-        if isinstance(batch.targets, MixedTargets):
-            raise ConfigError("the targets are mixed already; use one mixing callback at a time")
-        if not isinstance(batch.targets, Tensor):
-            raise ConfigError(f"MixUp needs targets in one tensor, got {type(batch.targets).__name__}")
-        seed = learner.seed if self.seed is None else self.seed
+        given = mixable(batch.targets, "MixUp")
         # Apple's GPUs cannot draw Gamma variables
         device = torch.device("cpu") if learner.device.type == "mps" else learner.device
-        generator = random.generator(seed, "mixup", learner.progress.batch, device=device)
+        generator = keyed(learner, self.seed, "mixup", device=device)
         weight = draw_weights(self.alpha, batch.size, generator).to(learner.device)
-        partner = torch.randperm(batch.size, generator=generator, device=device).to(learner.device)
-        targets = MixedTargets(batch.targets, batch.targets.index_select(0, partner), weight)
+        partner = partners(learner, batch.size, generator)
+        targets = MixedTargets(given, select(given, partner), weight)
         if self.at != "input":
-            self._pairs, self._mixed = (partner, weight), False
+            self._pairs, self._num_labels, self._mixed = (partner, weight), len(targets.labels()), False
             return batch._replace(targets=targets)
         return batch._replace(inputs=_mix_all(batch.inputs, partner, weight), targets=targets)
 
     @override
     def during_fit(self, learner: Learner) -> AbstractContextManager[Any]:
-        """Keep a hook on the named module, if mixing happens there."""
+        """Refuse what would go wrong beside it in one list; keep a hook on the named module, if it mixes there."""
+        refuse_conflicts(self, learner)
         return nullcontext() if self.at == "input" else self._hooked(learner.model)
 
     @override
     def after_step(self, learner: Learner, batch: Batch, output: StepOutput) -> None:
-        """Refuse to train on mixed labels of samples that were not mixed."""
-        if self.at != "input" and not self._mixed and output.preds is not None:
+        """Refuse to train on labels that were mixed in another way than the samples."""
+        pairs, self._pairs = self._pairs, None
+        # none were drawn for a batch that was left out, as `Choose` may do
+        if pairs is None or output.preds is None:
+            return
+        if not self._mixed:
             raise ConfigError(f"the model did not call its module {self.at!r} in this step, so nothing was mixed there")
+        if isinstance(batch.targets, MixedTargets) and len(batch.targets.labels()) > self._num_labels:
+            raise ConfigError(
+                f"targets were mixed again after MixUp(at={self.at!r}), which mixes inside the model and so comes "
+                "last; put it behind the other mixing callbacks"
+            )
 
     @contextmanager
     def _hooked(self, model: nn.Module) -> Iterator[None]:
@@ -107,17 +115,8 @@ class MixUp(Callback):
 
 
 def draw_weights(alpha: float, num: int, generator: torch.Generator | None = None) -> Float[Tensor, "num"]:
-    """The larger shares of `num` pairs: max(w, 1 - w) with w from Beta(alpha, alpha).
-
-    A Beta variable is the share of the first of two Gamma variables. Those of a small alpha underflow, so they are
-    drawn as logarithms: Gamma(alpha) is Gamma(alpha + 1) times the alpha-th root of a uniform variable.
-    (`torch.distributions.Beta` takes no generator, and underflows.)
-    """
-    device = generator.device if generator is not None else torch.device("cpu")
-    gamma = torch._standard_gamma(torch.full((2, num), alpha + 1, device=device), generator=generator)
-    root = torch.rand(2, num, generator=generator, device=device).neg_().log1p_() / alpha
-    first, second = gamma.log_() + root
-    share = torch.sigmoid(first - second)
+    """The larger shares of `num` pairs: max(w, 1 - w) with w from Beta(alpha, alpha)."""
+    share = beta_shares(alpha, num, generator)
     return torch.maximum(share, 1 - share)
 
 

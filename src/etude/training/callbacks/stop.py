@@ -124,7 +124,9 @@ class SaveBest(Callback):
         value = _value(self.monitor, results)
         if is_better(value, self.best, maximize=self.maximize):
             self.best, self.epoch = value, int(results["epoch"])
-            self.weights = {name: tensor.detach().clone() for name, tensor in learner.model.state_dict().items()}
+            with learner.averaged():
+                state = learner.model.state_dict()
+                self.weights = {name: tensor.detach().clone() for name, tensor in state.items()}
 
     @override
     def after_fit(self, learner: Learner, history: History) -> None:
@@ -133,6 +135,8 @@ class SaveBest(Callback):
             with torch.no_grad():
                 for name, tensor in learner.model.state_dict().items():
                     tensor.copy_(self.weights[name])
+            if learner.average is not None:
+                learner.average.forget()
 
     @override
     def state_dict(self) -> dict[str, Any]:
