@@ -100,9 +100,7 @@ class Distillation:
         loss, preds = learner.forward(batch)
         if not isinstance(preds, Tensor) or preds.shape != answers.shape:
             shape = tuple(preds.shape) if isinstance(preds, Tensor) else type(preds).__name__
-            raise ConfigError(
-                f"the teacher gives {tuple(answers.shape)}, the student {shape}; expected the same classes"
-            )
+            raise ConfigError(f"the teacher gives {tuple(answers.shape)}, the student {shape}; expected one shape")
         soft_loss = partial(divergence, temperature=self.temperature, reduction=losses.reduction_of(learner.loss_fn))
         soft = losses.apply(soft_loss, preds, answers, batch.weight)
         loss = (1 - self.weight) * loss + self.weight * soft
