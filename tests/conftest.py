@@ -51,6 +51,12 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["ETUDE_HOME"] = str(tmp_path_factory.mktemp("etude-home"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread_for_each_command() -> None:
+    """The commands that tests start share the processors with the tests beside them."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(autouse=True)
 def _quiet_machine() -> None:
     torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from etude import EMA, Debug, MixedPrecision, supervised_step
+from etude import EMA, Debug, MixedPrecision, NonFiniteError, supervised_step
 from etude.layers import BlurPool2d
 from etude.testing import same
 from etude.training.half import HalfWeights, flattened, half_weights
@@ -196,6 +196,25 @@ def test_a_buffer_that_the_model_writes_to_keeps_its_value_and_its_average(flat)
     assert model[0].seen == 8
     assert model[0].seen.dtype == torch.float32
     assert trained.evaluate()["loss"] == trained.history["valid_loss"][-1]
+
+
+@pytest.mark.xfail(raises=RuntimeError, strict=True, reason="buffers are put back while they are shown in half")
+@LAYOUTS
+def test_a_buffer_is_as_it_was_when_a_bad_value_ends_the_fit(flat):
+    """The model has just been run again, to find the place, when the running statistics are put back."""
+    calls = []
+
+    def loss_fn(preds, targets, reduction="mean"):
+        calls.append(1)
+        loss = nn.functional.cross_entropy(preds, targets, reduction=reduction)
+        return loss if len(calls) < 3 else loss * torch.nan
+
+    model = nn.Sequential(_Scale(torch.full((4,), 1.0001)), perceptron())
+    with pytest.raises(NonFiniteError, match="step 3"):
+        fit(model, MixedPrecision(flat=flat), loss_fn=loss_fn)
+
+    assert torch.equal(model[0].table, torch.full((4,), 1.0001))
+    assert _dtypes(model) == {torch.float32}
 
 
 class _InterruptAt:
