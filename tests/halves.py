@@ -81,7 +81,7 @@ def state_of(trained: Learner) -> dict[str, Any]:
 
 
 def _averaged(trained: Learner) -> dict[str, torch.Tensor]:
-    weights = trained.average.state_dict(trained.model)["weights"]
+    weights = trained.average.state_dict()["weights"]
     return {name: value for name, value in weights.items() if value.is_floating_point()}
 
 

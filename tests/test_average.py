@@ -29,13 +29,15 @@ def test_the_average_is_the_textbook_one():
     average, decay = EMA(0.9, every=2).of(model), 0.9
     expected = model.weight.detach().double()
     generator = torch.Generator().manual_seed(0)
-    for t in range(1, 21):
-        with torch.no_grad():
-            model.weight += torch.randn(2, 3, generator=generator)
-        average.update(updated=True)
-        if t % 2 == 0:
-            kept = min(decay, (1 + t) / (10 + t)) ** 2
-            expected = kept * expected + (1 - kept) * model.weight.detach().double()
+    with average.fitting(model):
+        for t in range(1, 22):
+            with torch.no_grad():
+                model.weight += torch.randn(2, 3, generator=generator)
+            average.update(updated=True)
+            if t <= 2 or t % 2 == 0 or t == 21:
+                # the first two and what is left over at the end one by one, else two together
+                kept = min(decay, (1 + t) / (10 + t)) ** (1 if t <= 2 or t == 21 else 2)
+                expected = kept * expected + (1 - kept) * model.weight.detach().double()
     with average.shown():
         found = model.weight.detach().clone()
 
@@ -97,15 +99,16 @@ def test_a_skipped_step_changes_nothing():
     model = nn.Linear(3, 2)
     average = EMA(0.5, every=1).of(model)
     before = model.weight.detach().clone()
-    with torch.no_grad():
-        model.weight += 1
-    for not_updated in (False, torch.tensor(False)):
-        average.update(not_updated)
+    with average.fitting(model):
+        with torch.no_grad():
+            model.weight += 1
+        for not_updated in (False, torch.tensor(False)):
+            average.update(not_updated)
+            with average.shown():
+                assert torch.equal(model.weight, before)
+        average.update(torch.tensor(True))
         with average.shown():
-            assert torch.equal(model.weight, before)
-    average.update(torch.tensor(True))
-    with average.shown():
-        assert not torch.equal(model.weight, before)
+            assert not torch.equal(model.weight, before)
 
 
 def test_one_that_knows_only_on_the_device_averages_alike():
@@ -114,10 +117,11 @@ def test_one_that_knows_only_on_the_device_averages_alike():
         torch.manual_seed(0)
         model = nn.Linear(3, 2)
         average = EMA(0.9, every=1).of(model)
-        for _ in range(5):
-            with torch.no_grad():
-                model.weight += 1
-            average.update(updated)
+        with average.fitting(model):
+            for _ in range(5):
+                with torch.no_grad():
+                    model.weight += 1
+                average.update(updated)
         with average.shown():
             averages.append(model.weight.detach().clone())
 
@@ -191,16 +195,106 @@ def test_an_error_in_evaluation_leaves_the_trained_weights():
 def test_two_learners_do_not_share_one():
     average, model = EMA(0.8, every=1), nn.Linear(2, 2)
     first, second, before = average.of(model), average.of(model), model.weight.detach().clone()
-    with torch.no_grad():
-        model.weight += 1
-    first.update(updated=True)
-    with second.shown():
-        assert torch.equal(model.weight, before)
-    with first.shown():
-        assert not torch.equal(model.weight, before)
+    with first.fitting(model), second.fitting(model):
+        with torch.no_grad():
+            model.weight += 1
+        first.update(updated=True)
+        with second.shown():
+            assert torch.equal(model.weight, before)
+        with first.shown():
+            assert not torch.equal(model.weight, before)
 
 
 @pytest.mark.parametrize("settings", [{"decay": 1.0}, {"decay": 0.0}, {"every": 0}])
 def test_settings_without_sense_are_refused(settings):
     with pytest.raises(ConfigError, match="decay must be between 0 and 1"):
         EMA(**settings)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 13])
+def test_a_short_fit_is_averaged_too(steps):
+    """Whatever `every` is: the average of a fit of a few steps is not the model before it."""
+    trained = learner([], average=EMA(0.5, every=10), accumulate=1)
+    before = _weights(trained.model)
+
+    class Stop(etude.Callback):
+        def after_step(self, learner, batch, output):
+            if learner.progress.fit_step == steps - 1:
+                raise etude.StopFit("enough")
+
+    trained.fit(3, lr=0.01, callbacks=[Stop()], schedule=etude.flat)
+
+    assert (_averaged(trained) - before).norm() > 0.3 * (_weights(trained.model) - before).norm()
+
+
+def test_weights_that_somebody_loads_are_what_is_averaged():
+    good = learner([])
+    good.fit(1, lr=0.01)
+    trained = learner([], average=EMA(0.9))
+    trained.model.load_state_dict(good.model.state_dict())
+    assert trained.evaluate() == good.evaluate()
+
+    trained.fit(1, lr=0.01)
+    trained.model.load_state_dict(good.model.state_dict())
+    assert trained.evaluate() == good.evaluate()
+
+
+def test_a_new_head_begins_anew_and_the_body_goes_on():
+    trained = learner([], average=EMA(0.9, every=1))
+    trained.fit(1, lr=0.01)
+    trained.model[5] = nn.Linear(128, 4)
+    head = trained.model[5].weight.detach().clone()
+    with trained.averaged():
+        assert torch.equal(trained.model[5].weight, head)
+
+
+def test_a_buffer_that_the_model_makes_anew_is_averaged():
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(4))
+
+        def forward(self, x):
+            if self.training:
+                self.mean = 0.9 * self.mean + 0.1 * x.detach().float().mean(0)
+            return x
+
+    averages = []
+    for precision in ("fp32", "bf16-master"):
+        trained = learner([], average=EMA(0.5, every=1), precision=precision)
+        trained.model.append(Counts())
+        trained.average = EMA(0.5, every=1).of(trained.model)
+        trained.fit(2, lr=0.01)
+        trained.fit(1, lr=0.01)
+        with trained.averaged():
+            averages.append(trained.model[-1].mean.clone())
+            assert not torch.equal(trained.model[-1].mean, torch.zeros(4))
+
+    assert torch.allclose(*averages, atol=0.1)
+
+
+def test_a_fit_of_the_average_itself_is_refused():
+    trained = learner([], average=EMA(0.9))
+    with trained.averaged(), pytest.raises(ConfigError, match="holds the average"):
+        trained.fit(1, lr=0.01)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-master", "fp16"])
+def test_a_step_may_ask_the_average(precision):
+    """As a mean teacher does: the weights that are trained are not touched."""
+
+    def step(learner, batch):
+        batch = learner.transform(batch)
+        with learner.averaged(), torch.no_grad(), torch.random.fork_rng([]):
+            learner.forward(batch)
+        output = etude.supervised_step(learner, batch)
+        with learner.averaged(), torch.no_grad(), torch.random.fork_rng([]):
+            learner.forward(batch)
+        return output
+
+    plain = learner([], precision=precision, average=EMA(0.9, every=1))
+    plain.fit(1, lr=0.01)
+    asked = learner([], precision=precision, average=EMA(0.9, every=1), step=step)
+    asked.fit(1, lr=0.01)
+
+    assert torch.equal(plain.model[0].weight, asked.model[0].weight)

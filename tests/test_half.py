@@ -42,8 +42,10 @@ def test_layers_compute_in_half_and_norms_and_the_loss_in_float(dtype, flat):
     fit(model, MixedPrecision(dtype, flat=flat), batches(shape=(3, 6, 6)), loss_fn=loss_fn)
 
     half = {torch.float16 if dtype == "fp16" else torch.bfloat16}
-    assert {seen[name] == half for name in ("Conv2d", "BlurPool2d", "Linear", "ReLU")} == {True}, seen
+    assert {seen[name] == half for name in ("Conv2d", "Linear", "ReLU")} == {True}, seen
     assert seen["GroupNorm"] == {torch.float32}
+    # buffers stay as they are; this one casts its own
+    assert seen["BlurPool2d"] == {torch.float32} | half
     # its kernel takes half inputs and computes in float32
     assert seen["BatchNorm2d"] == {torch.float32} | half
     assert set(losses) == {torch.float32}
@@ -64,11 +66,9 @@ def test_at_rest_everything_is_float32(flat):
     data = batches(shape=(3, 6, 6))
     model = network(torch.channels_last)
     fit(model, MixedPrecision(flat=flat), (data, data[:1]), accumulate=2, callbacks=callbacks)
-    # while the model is evaluated it is shown in half
-    assert seen.pop(-3) == {torch.float16, torch.float32}
 
     assert {tuple(dtypes) for dtypes in seen} == {(torch.float32,)}
-    assert len(seen) == 1 + 2 + 4 + 2 + 4 + 1 + 1
+    assert len(seen) == 1 + 2 + 4 + 2 + 4 + 1 + 1 + 1
     assert _dtypes(model) == {torch.float32}
 
 
@@ -164,7 +164,7 @@ class _Scale(nn.Module):
         self.register_buffer("table", table)
 
     def forward(self, x):
-        return x * self.table
+        return x * self.table.to(x.dtype)
 
 
 def test_a_buffer_that_two_modules_share_is_as_it_was():
@@ -198,7 +198,6 @@ def test_a_buffer_that_the_model_writes_to_keeps_its_value_and_its_average(flat)
     assert trained.evaluate()["loss"] == trained.history["valid_loss"][-1]
 
 
-@pytest.mark.xfail(raises=RuntimeError, strict=True, reason="buffers are put back while they are shown in half")
 @LAYOUTS
 def test_a_buffer_is_as_it_was_when_a_bad_value_ends_the_fit(flat):
     """The model has just been run again, to find the place, when the running statistics are put back."""
@@ -246,9 +245,8 @@ def test_an_interrupt_at_any_line_leaves_the_masters(flat):
             with half.opened():
                 sys.settrace(_InterruptAt(line))
                 try:
-                    half.show()
-                    model(x)
-                    half.hide()
+                    with half.computing():
+                        model(x)
                 finally:
                     sys.settrace(None)
             interrupted = False

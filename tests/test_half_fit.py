@@ -312,12 +312,18 @@ def test_gradients_that_a_step_asks_for_are_true_and_in_float32():
     assert (weights[1] - weights[2]).abs().max() > 5e-2
 
 
-def test_a_penalty_on_the_weights_in_a_step_works():
-    def step(learner, batch):
+@pytest.mark.parametrize("first", [False, True])
+def test_a_penalty_on_the_weights_in_a_step_works_on_a_clone(first):
+    def step(learner, batch, clone=True):
+        weight = learner.model[0].weight.clone() if clone else learner.model[0].weight
+        penalty = (weight @ weight.T).square().mean() if first else 0.0
         loss, preds = learner.forward(batch)
-        weight = learner.model[0].weight
-        learner.backward(loss + (weight @ weight.T).square().mean())
+        penalty = penalty if first else (weight @ weight.T).square().mean()
+        learner.backward(loss + penalty)
         return StepOutput(loss.detach(), detached(preds), batch, learner.update())
 
+    with pytest.raises(RuntimeError) as error:
+        fit(perceptron(), STATIC, step=partial(step, clone=False))
+    assert "weight.clone()" in error.value.__notes__[0]
     half, single = (fit(perceptron(), which, step=step).history["train_loss"] for which in (STATIC, "fp32"))
     assert half == pytest.approx(single, abs=5e-3)

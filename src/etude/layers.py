@@ -95,7 +95,8 @@ class BlurPool2d(nn.Module):
     def forward(self, x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height2 width2"]:
         # one pixel of a 1x1 map has nothing to reflect
         padding = "reflect" if min(x.shape[-2:]) > 1 else "replicate"
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), padding), self.kernel, stride=self.stride, groups=self.channels)
+        kernel = self.kernel.to(x.dtype)
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), padding), kernel, stride=self.stride, groups=self.channels)
 
     @override
     def extra_repr(self) -> str:

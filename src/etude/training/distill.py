@@ -95,6 +95,8 @@ class Distillation:
         """One step: the teacher's answer, the student's, and both losses."""
         if self._student is None or self._student[0] is not learner.data or self._student[1] != learner.device:
             self._meet(learner)
+        # another fit can have other callbacks
+        _refuse_hidden_mixing(learner.running().events.callbacks)
         batch = learner.transform(batch)
         answers = self.answers(learner, batch)
         loss, preds = learner.forward(batch)
@@ -150,7 +152,6 @@ class Distillation:
     def _meet(self, learner: Learner) -> None:
         """Check a new student, and move to its device."""
         self.check(learner)
-        _refuse_hidden_mixing(learner.running().events.callbacks)
         self._model.to(learner.device)
         if self._preprocess is not None:
             self._preprocess.to(learner.device)

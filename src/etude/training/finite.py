@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from etude.hooks import forward_hooks
 from etude.training.fused import FusedStep
-from etude.training.scaler import check_and_multiply
+from etude.training.scaler import check_and_multiply, device_and_type
 from etude.training.writes import Suspects, Writes, all_finite, dense_values
 from etude.types import Batch
 
@@ -103,7 +103,7 @@ class FiniteGuard:
         self._suspects = self._writes.suspects()
         if self._suspects is not None:
             self._look_at(self._suspects)
-        grads = [dense_values(grad) if grad.is_sparse else grad for grad in grads]
+        grads = list(map(dense_values, grads))
         if overflow is None:
             self._look_for_bad(losses + grads, self._flag)
         else:
@@ -113,8 +113,8 @@ class FiniteGuard:
         self._good_steps += 1 - self._flag
         skip = self._flag if overflow is None else torch.maximum(self._flag, overflow)
         if not self._skips_itself:
-            self._host_knows = bool(self._flag.item())
-            updated = not self._host_knows and not skip.item()
+            bad, skipped = torch.stack([self._flag, skip]).tolist()
+            self._host_knows, updated = bool(bad), not skipped
             if updated:
                 self._step()
             if not self._host_knows:
@@ -229,13 +229,15 @@ class FiniteGuard:
     def _look_at(self, suspects: Suspects) -> None:
         """Raise the flag if a suspect is not finite; on the device, where it lies there."""
         device = self._flag.device
-        self._one_kind = {_device_and_type(tensor) for tensor in self._writes.weights()} == {(device, torch.float32)}
+        self._one_kind = {device_and_type(tensor) for tensor in self._writes.weights()} == {(device, torch.float32)}
         if suspects.setting or not all(all_finite(tensor) for tensor in suspects.tensors if tensor.device != device):
             self._flag.fill_(1)
-        for tensor in suspects.tensors:
-            if tensor.device == device and (tensor.is_floating_point() or tensor.is_complex()):
-                bad = ~dense_values(tensor.detach()).isfinite().all()
-                torch.maximum(self._flag, bad.to(self._flag.dtype), out=self._flag)
+        here = [dense_values(tensor.detach()) for tensor in suspects.tensors if tensor.device == device]
+        real = sorted((value for value in here if value.is_floating_point()), key=lambda value: str(value.dtype))
+        check_and_multiply(real, self._flag, self._one)
+        for value in here:
+            if value.is_complex():
+                torch.maximum(self._flag, (~value.isfinite().all()).to(self._flag.dtype), out=self._flag)
 
     def _bad_loss_or_gradient(self, losses: list[Tensor]) -> str:
         """The first bad one, in words; asked only once something is bad."""
@@ -254,7 +256,7 @@ class FiniteGuard:
                     buffer.copy_(part.view_as(buffer))
 
     def _by_dtype(self) -> list[list[Tensor]]:
-        return [list(group) for _, group in groupby(self._buffers, key=_device_and_type)]
+        return [list(group) for _, group in groupby(self._buffers, key=device_and_type)]
 
     def _flat_buffers(self) -> list[Tensor]:
         """One tensor per type with all buffers behind one another: two operations instead of two for each."""
@@ -321,7 +323,3 @@ def first_bad_place(model: nn.Module, batch: Batch, loss_of: Callable[[Batch], T
         if not all_finite(grad):
             return f"the gradient of {name}"
     return ""
-
-
-def _device_and_type(tensor: Tensor) -> tuple[torch.device, torch.dtype]:
-    return tensor.device, tensor.dtype

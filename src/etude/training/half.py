@@ -6,8 +6,9 @@ copies of them. Sums over many values lose digits or overflow: so norms stay in 
 gradients of float16 become zero: that is the loss scale's part (scaler.py).
 
 At rest a parameter *is* its master: for the optimizer, callbacks, checkpoints and everyone else nothing has changed.
-Only while the model computes does it show its half copy. The change is one of pointers (`parameter.data`), so a master
-cannot be forgotten, and what somebody writes to a weight between two steps is not lost.
+Only while the model is called, and during a backward pass, does it show its half copy. The change is one of pointers
+(`parameter.data`), so a master cannot be forgotten. The copies are rounded anew for every forward pass, so whatever
+somebody writes to a weight is computed with.
 
 Source: Micikevicius et al. 2017, "Mixed precision training"; SPEC E2-E7.
 """
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from operator import attrgetter
 from typing import Any, Final, final
 
 import torch
@@ -29,80 +29,70 @@ from etude.layers import NORMS
 _ALIGN: Final = 64
 """Numbers from one tensor's start in a flat one to the next is a multiple of this: vector units like 128 bytes."""
 
-_version = attrgetter("_version")
-
 
 @final
 class HalfWeights:
     """The half copies of a model's weights; the parameters themselves are the masters.
 
     Args:
-        model: its float32 parameters and buffers outside of norms get copies; others are used as they are.
+        model: its float32 parameters outside of norms get copies; other parameters, and buffers, are used as they are.
         dtype: `torch.float16` or `torch.bfloat16`.
-        flat: keep masters, copies and gradients each in one tensor behind one another, so that rounding the masters is
-            a single operation. A gradient is then valid until the next backward pass only.
+        flat: keep the masters behind one another in one tensor and the copies in another, so that rounding is a single
+            operation. Weights that share memory stay where they are.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, *, flat: bool) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, *, flat: bool = False) -> None:
         self._model, self._dtype = model, dtype
         self._weights = half_weights(model)
-        self._buffers = [_Buffer(module, name, dtype) for module, name in _half_buffers(model)]
-        self._masters = [weight.data for weight in self._weights]
+        self._masters = self._own = [weight.data for weight in self._weights]
         self._flat: tuple[Tensor, Tensor] | None = None
+        self._shown = False
         self._places: list[int] = []
         """Where in memory the flat masters are."""
-        self._grads: list[Tensor] = []
-        if flat:
-            masters, self._masters = flattened(self._masters, torch.float32)
-            halves, self._halves = flattened(self._masters, dtype)
-            self._grads = flattened(self._masters, torch.float32)[1]
+        if flat and len({weight.untyped_storage().data_ptr() for weight in self._own}) == len(self._own):
+            masters, self._masters = flattened(self._own, torch.float32)
+            halves, self._halves = flattened(self._own, dtype)
             self._flat, self._places = (masters, halves), [master.data_ptr() for master in self._masters]
             for weight, master in zip(self._weights, self._masters, strict=True):
                 weight.data = master
         else:
-            self._halves = [master.to(dtype) for master in self._masters]
-        self._versions: list[int] = []
-        self._shown = False
+            self._halves = [torch.empty_like(master, dtype=dtype) for master in self._own]
 
-    def show(self) -> None:
-        """Let the parameters be the half copies, rounded anew if a master has changed."""
-        if self._shown:
-            return
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Around a forward pass: the parameters are half copies, rounded from what they were before."""
+        self._round()
+        with self.shown():
+            yield
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Around a backward pass: the parameters are the copies of the last forward pass. Gradients become float32."""
         self._masters = [weight.data for weight in self._weights]
-        versions = list(map(_version, self._weights))
-        if versions != self._versions:
-            self._round()
-            self._versions = versions
-        # from here on there is something to hide, also when an interrupt comes in between
-        self._shown = True
-        for weight, half in zip(self._weights, self._halves, strict=True):
-            weight.data = half
-        for buffer in self._buffers:
-            buffer.show()
+        try:
+            self._shown = True
+            for weight, half in zip(self._weights, self._halves, strict=True):
+                weight.data = half
+            yield
+        finally:
+            self._hide()
 
-    def hide(self) -> None:
-        """Let the parameters be the masters again; gradients that a backward pass left become float32."""
-        if not self._shown:
-            return
-        for weight, master in zip(self._weights, self._masters, strict=True):
-            weight.data = master
-        for buffer in self._buffers:
-            buffer.hide()
-        self._shown = False
-        self._widen_grads()
-
-    def changed(self) -> None:
-        """The masters are others now; torch counts the writes to a tensor, but not those of its fused optimizers."""
-        self._versions = []
+    def _hide(self) -> None:
+        if self._shown:
+            for weight, master in zip(self._weights, self._masters, strict=True):
+                weight.data = master
+            self._shown = False
+            self._widen_grads()
 
     def forget(self) -> None:
         """Round the masters to what the half copies can hold: training without master weights."""
         self._round()
-        torch._foreach_copy_([weight.data for weight in self._weights], self._halves)
+        if self._weights:
+            torch._foreach_copy_([weight.data for weight in self._weights], self._halves)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Norms other than BatchNorm compute in float32 inside; at the end the parameters are plain tensors again."""
+        """Norms other than BatchNorm compute in float32 inside; at the end weights are back in their own memory."""
         with ExitStack() as stack:
             for module in self._model.modules():
                 # BatchNorm's kernels take half inputs with float32 weights
@@ -113,15 +103,18 @@ class HalfWeights:
             yield
 
     def _close(self) -> None:
-        self.hide()
-        if self._flat is not None:
-            for weight in self._weights:
-                weight.data = weight.data.clone()
-                if weight.grad is not None:
-                    weight.grad = weight.grad.clone()
+        # an interrupt can have come while they were being hidden
+        self._hide()
+        if self._flat is None:
+            return
+        for weight, own, place in zip(self._weights, self._own, self._places, strict=True):
+            if weight.data_ptr() == place:
+                weight.data = own.copy_(weight.data)
 
     def _round(self) -> None:
         masters = [weight.data for weight in self._weights]
+        if not masters:
+            return
         # not so where somebody has put other weights in the model's place, such as their average
         if self._flat is not None and [master.data_ptr() for master in masters] == self._places:
             self._flat[1].copy_(self._flat[0])
@@ -130,58 +123,22 @@ class HalfWeights:
 
     def _widen_grads(self) -> None:
         """Make what a backward pass has left float32; a window's later batches have been added to such a gradient."""
-        grads = [(i, weight, weight.grad) for i, weight in enumerate(self._weights) if weight.grad is not None]
-        fresh = [(i, weight, grad) for i, weight, grad in grads if grad.dtype == self._dtype and not grad.is_sparse]
-        if self._flat is not None:
-            wide = [self._grads[i] for i, _, _ in fresh]
-        else:
-            # laid out as the parameter: torch's fused CPU optimizers go wrong otherwise
-            wide = [torch.empty_like(weight) for _, weight, _ in fresh]
-        if fresh:
-            torch._foreach_copy_(wide, [grad for _, _, grad in fresh])
-        for (_, weight, _), grad in zip(fresh, wide, strict=True):
+        grads = [(weight, weight.grad) for weight in self._weights if weight.grad is not None]
+        dense = [(weight, grad) for weight, grad in grads if grad.dtype == self._dtype and not grad.is_sparse]
+        # laid out as the parameter: torch's fused CPU optimizers go wrong otherwise
+        wide = [torch.empty_like(weight) for weight, _ in dense]
+        if dense:
+            torch._foreach_copy_(wide, [grad for _, grad in dense])
+        for (weight, _), grad in zip(dense, wide, strict=True):
             weight.grad = grad
-        for _, weight, grad in grads:
+        for weight, grad in grads:
             if grad.is_sparse:
                 # coalesced, or whoever changes its values in place would change a copy
                 weight.grad = grad.float().coalesce()
 
     def _to_half(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        # at rest somebody may call the model with its float32 weights
         return cast(output, self._dtype) if self._shown else output
-
-
-@final
-class _Buffer:
-    """A buffer outside of norms: a filter or a table that meets half values."""
-
-    def __init__(self, module: nn.Module, name: str, dtype: torch.dtype) -> None:
-        self._module, self._name, self._dtype = module, name, dtype
-        self._known: Tensor | None = None
-        self._full = self._half = torch.empty(0)
-        self._version = -1
-
-    def show(self) -> None:
-        buffer = self._module._buffers[self._name]
-        assert buffer is not None
-        # its average has other memory, but the same count of writes
-        same = buffer is self._known and buffer.data_ptr() == self._full.data_ptr()
-        if not same or buffer._version != self._version:
-            self._known, self._version = buffer, buffer._version
-            self._half = buffer.data.to(self._dtype)
-        self._full = buffer.data
-        buffer.data = self._half
-
-    def hide(self) -> None:
-        buffer = self._module._buffers[self._name]
-        if buffer is None or buffer.dtype != self._dtype:
-            # hidden already, through another module that shares it
-            return
-        if buffer is self._known and buffer._version == self._version:
-            buffer.data = self._full
-        else:
-            # the model wrote to it, or put another one in its place
-            buffer.data = buffer.data.float()
-            self._version = -1
 
 
 def half_weights(model: nn.Module) -> list[nn.Parameter]:
@@ -198,14 +155,6 @@ def half_weights(model: nn.Module) -> list[nn.Parameter]:
         if not isinstance(module, NORMS):
             found |= dict.fromkeys(module.parameters(recurse=False))
     return [weight for weight in found if weight.dtype == torch.float32]
-
-
-def _half_buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    for module in model.modules():
-        if not isinstance(module, NORMS):
-            for name, buffer in module.named_buffers(recurse=False):
-                if buffer.dtype == torch.float32:
-                    yield module, name
 
 
 def flattened(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:

@@ -62,8 +62,7 @@ class Learner:
         groups: model -> layer groups, for a learning rate each; None asks the model, else makes one group.
         metrics: functions (preds, targets) -> mean over the samples; a dict names them.
         callbacks: in the order in which they work.
-        precision: "fp32", "bf16", "bf16-master", "fp16", a `MixedPrecision`, or "auto", which times all but fp16 on the
-            first batch.
+        precision: "fp32", "bf16", "bf16-master", "fp16", a `MixedPrecision`, or "auto", which times all but fp16.
         average: `EMA(...)`: evaluation, prediction and saved models use the average of the weights over the steps.
         step: what one training step does.
         accumulate: batches per update; the update equals that of one big batch.
@@ -251,7 +250,7 @@ class Learner:
             raise ConfigError("there is no validation data; pass a loader: evaluate(loader)")
         check_vocab(loader, self.data.vocab)
         meter = EpochMeter(self.metrics, loss_is_sum=losses.reduction_of(self.loss_fn) == "sum")
-        with torch.no_grad(), self._evaluating(), mode(self._loss_module(), training=False):
+        with torch.no_grad(), self.evaluating(), mode(self._loss_module(), training=False):
             for batch in loader.batches(0, self.device):
                 loss, preds = self.forward(batch)
                 output = StepOutput(loss, preds, batch)
@@ -272,7 +271,7 @@ class Learner:
 
     def preds(self, batch: Batch) -> Any:
         """The model's output for a batch in evaluation mode, in float32."""
-        with torch.no_grad(), self._evaluating():
+        with torch.no_grad(), self.evaluating():
             return self.run(self.model, to_device(batch, self.device), self._precision_now())
 
     def one_batch(self) -> Batch:
@@ -312,8 +311,9 @@ class Learner:
             yield
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        with self.averaged(), self._precision_now().computing(self.model), mode(self.model, training=False):
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the model is in evaluation mode, with averaged weights and in the learner's precision."""
+        with self.averaged(), self._precision_now().evaluating(self.model), mode(self.model, training=False):
             yield
 
     def run(self, model: Any, batch: Batch, precision: Precision) -> Any:

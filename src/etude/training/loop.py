@@ -131,13 +131,11 @@ class Loop:
             stack.callback(learner.model.zero_grad, set_to_none=True)
             stack.enter_context(self.precision.open(learner.model))
             if learner.average is not None:
-                learner.average.watch(learner.model)
+                stack.enter_context(learner.average.fitting(learner.model))
             for callback in self.events.callbacks:
                 stack.enter_context(callback.during_fit(learner))
             for callback in reversed(self.events.callbacks):
                 stack.callback(callback.after_fit, learner, history)
-            # an error may have come while the model computed
-            stack.callback(self.precision.rest)
             try:
                 yield
             except StopFit as stop:
@@ -225,7 +223,6 @@ class Loop:
                 output = learner.step(learner, raw)
             except SkipStep as skip:
                 output = self._skipped(raw, skip)
-            self.precision.rest()
             if not isinstance(output, StepOutput):
                 raise ConfigError(f"the step function returned {type(output).__name__}; it must return a StepOutput")
             self._seen.append(output.batch)
@@ -271,6 +268,9 @@ class Loop:
             self._skip = str(skip) or "no reason given"
         updated: bool | Tensor = False
         if self._skip:
+            if overflow is not None:
+                # the scale follows the gradients whatever a callback makes of them
+                self.precision.after_update(overflow)
             self.history.notes.append(f"step {self.learner.progress.step + 1} skipped: {self._skip}")
         else:
             if not self._losses:
@@ -290,8 +290,7 @@ class Loop:
 
     def _unscale(self) -> Tensor | None:
         """Before anything looks at the gradients: they are unscaled first, then clipped."""
-        self.precision.rest()
-        return self.precision.unscale([dense_values(grad) if grad.is_sparse else grad for grad in self._grads()])
+        return self.precision.unscale(list(map(dense_values, self._grads())))
 
     def _raise_if_bad(self, bad: BadStep | None) -> None:
         """End the fit at the first value that is not finite, saying where it came from."""

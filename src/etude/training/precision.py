@@ -27,9 +27,15 @@ PRECISIONS: Final = ("fp32", "bf16", "bf16-master", "fp16", "auto")
 
 _NOTHING: Final = nullcontext()
 _TYPES: Final = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_NAMES: Final = {"fp16": "fp16", "bf16": "bf16-master"}
+"""Of a `MixedPrecision` of each type without any other setting."""
 _OWN_FLOATS: Final = (
-    "if the model makes float32 tensors of its own, such as torch.zeros(...), give them the type of its inputs, or use "
+    "if the model has float32 buffers outside of norms, or makes tensors, give them the type of its inputs, or use "
     "precision='bf16', which casts them"
+)
+_PENALTY: Final = (
+    "if the loss holds a penalty on the weights, compute it from weight.clone(): during a backward pass the weights "
+    "themselves are half"
 )
 
 
@@ -51,7 +57,7 @@ class Precision:
         """What is open for the length of a fit."""
         return _NOTHING
 
-    def computing(self, model: nn.Module) -> AbstractContextManager[Any]:
+    def evaluating(self, model: nn.Module) -> AbstractContextManager[Any]:
         """What is open while a model evaluates or predicts, in a fit or without one."""
         return _NOTHING
 
@@ -87,9 +93,6 @@ class Precision:
     def grad(self, loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The gradients of a loss in float32, unscaled; none is stored in a parameter."""
         return torch.autograd.grad(loss, weights, materialize_grads=True)
-
-    def rest(self) -> None:
-        """After a step, whatever it did last."""
 
     def unscale(self, grads: list[Tensor]) -> Tensor | None:
         """Make gradients what they would be without scaling. 1 if the step is to be skipped, None if that cannot be."""
@@ -188,13 +191,16 @@ class MixedPrecision(Precision):
             "min_loss_scale": min_loss_scale,
             "max_loss_scale": max_loss_scale,
         }
-        self.name = f"MixedPrecision({', '.join(f'{name}={value!r}' for name, value in self._config.items())})"
+        others = (loss_scale, master_weights, flat, growth_interval, min_loss_scale, max_loss_scale)
+        plain = others == (None, True, False, 500, 1.0, 2.0**24)
+        settings = ", ".join(f"{name}={value!r}" for name, value in self._config.items())
+        self.name = _NAMES[dtype] if plain and self.scaler.dynamic == is_fp16 else f"MixedPrecision({settings})"
         self._half: HalfWeights | None = None
 
-    def on(self, device: torch.device, name: str = "") -> MixedPrecision:
+    def on(self, device: torch.device) -> MixedPrecision:
         """One of its own for a learner."""
         own = copy.copy(self)
-        own.device, own.name, own.scaler = device, name or self.name, copy.deepcopy(self.scaler)
+        own.device, own.scaler = device, copy.deepcopy(self.scaler)
         own.scaler.to(device)
         return own
 
@@ -217,34 +223,28 @@ class MixedPrecision(Precision):
 
     @override
     @contextmanager
-    def computing(self, model: nn.Module) -> Iterator[None]:
-        if self._half is None:
-            with self.open(model):
-                yield
-            return
-        # another set of weights, an average, may be in the model's place now
-        self._half.changed()
-        try:
+    def evaluating(self, model: nn.Module) -> Iterator[None]:
+        if self._half is not None:
             yield
+            return
+        half = HalfWeights(model, self.dtype)
+        try:
+            with half.opened():
+                self._half = half
+                yield
         finally:
-            self._half.hide()
-            self._half.changed()
+            self._half = None
 
     @override
     @contextmanager
     def running(self) -> Iterator[None]:
         if self._half is None:
-            # a forward pass outside of a fit leaves a graph behind that no copy may change under
+            # a forward pass outside of a fit may leave a graph behind, which needs the weights that it has seen
             with torch.autocast(self.device.type, dtype=self.dtype):
                 yield
             return
-        self._half.show()
-        try:
+        with self._half.computing(), _noted(_OWN_FLOATS):
             yield
-        except RuntimeError as error:
-            if "type" in str(error):
-                error.add_note(_OWN_FLOATS)
-            raise
 
     @override
     def narrow(self, inputs: Any) -> Any:
@@ -263,23 +263,24 @@ class MixedPrecision(Precision):
     @override
     def backward(self, loss: Tensor) -> None:
         assert self._half is not None
-        self._half.show()
-        self.scaled(loss).backward()
-        self._half.hide()
+        with self._half.shown(), _noted(_PENALTY):
+            self.scaled(loss).backward()
 
     @override
     def grad(self, loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if self._half is None:
             return super().grad(loss, weights)
-        self._half.show()
-        grads = torch.autograd.grad(self.scaled(loss), weights, materialize_grads=True)
-        self._half.hide()
-        return tuple(grad.to(weight.dtype) / self.scaler.scale for grad, weight in zip(grads, weights, strict=True))
-
-    @override
-    def rest(self) -> None:
-        if self._half is not None:
-            self._half.hide()
+        # torch.autograd.grad would not know the weights again: their types have changed since the forward pass
+        kept = [weight.grad for weight in weights]
+        for weight in weights:
+            weight.grad = None
+        try:
+            self.backward(loss)
+            found = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+        finally:
+            for weight, grad in zip(weights, kept, strict=True):
+                weight.grad = grad
+        return tuple(grad / self.scaler.scale for grad in found)
 
     @override
     def unscale(self, grads: list[Tensor]) -> Tensor | None:
@@ -288,7 +289,6 @@ class MixedPrecision(Precision):
     @override
     def after_update(self, overflow: Tensor | None) -> None:
         assert self._half is not None
-        self._half.changed()
         if overflow is not None:
             self.scaler.update(overflow)
         if not self.master_weights:
@@ -318,9 +318,9 @@ def make_precision(given: str | Precision, device: torch.device, reason: str = "
     elif isinstance(given, Precision):
         made = type(given)(given.name, device)
     elif given == "fp16":
-        made = MixedPrecision("fp16").on(device, given)
+        made = MixedPrecision("fp16").on(device)
     elif given == "bf16-master":
-        made = MixedPrecision("bf16", flat=True).on(device, given)
+        made = MixedPrecision("bf16").on(device)
     elif given == "bf16":
         made = Autocast(given, device)
     elif given == "fp32":
@@ -329,3 +329,14 @@ def make_precision(given: str | Precision, device: torch.device, reason: str = "
         raise ConfigError(f"precision must be one of {PRECISIONS} or a MixedPrecision, got {given!r}")
     made.reason = reason
     return made
+
+
+@contextmanager
+def _noted(note: str) -> Iterator[None]:
+    """Add a note to an error about types that do not fit."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "type" in str(error):
+            error.add_note(note)
+        raise

@@ -152,10 +152,11 @@ def _read_in_batches(learner: Learner, items: Sequence[Any]) -> Iterator[Batch]:
 
 def _of_batches(learner: Learner, batches: Iterable[Batch], views: Views | None) -> Predictions:
     outputs, targets = [], []
-    for batch in batches:
-        outputs.append(_output(learner, batch) if views is None else _mean_output(learner, batch, views))
-        if isinstance(batch.targets, Tensor):
-            targets.append(batch.targets.cpu())
+    with learner.evaluating():
+        for batch in batches:
+            outputs.append(_output(learner, batch) if views is None else _mean_output(learner, batch, views))
+            if isinstance(batch.targets, Tensor):
+                targets.append(batch.targets.cpu())
     is_probable = probabilities_of(learner.loss_fn) is not None
     return Predictions(torch.cat(outputs), torch.cat(targets) if targets else None, learner.data.vocab, is_probable)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etude.errors import ConfigError
 from etude.training.step import detached
@@ -78,13 +78,19 @@ class SAM:
             loss, preds = learner.forward(batch)
         # .grad is left alone: what the window has gathered so far lies there
         grads = learner.grad(loss, weights)
-        moved = [*weights, *learner.model.buffers()]
+        if any(grad.is_sparse for grad in grads):
+            raise ConfigError("SAM needs dense gradients; make embeddings with sparse=False")
+        buffers = _buffers_of(learner)
+        moved = [*weights, *(buffer for *_, buffer in buffers)]
         kept = [tensor.detach().clone() for tensor in moved]
         try:
             with torch.no_grad():
                 torch._foreach_add_(weights, self._climb(grads))
             learner.backward(learner.forward(batch)[0])
         finally:
+            for module, name, buffer in buffers:
+                # some modules make theirs anew in each pass
+                module._buffers[name] = buffer
             with torch.no_grad():
                 torch._foreach_copy_(moved, kept)
         return loss, preds
@@ -94,3 +100,12 @@ class SAM:
         length = torch.nn.utils.get_total_norm(grads)
         steps = torch._foreach_mul(list(grads), self.rho / (length + _TINY))
         return [step.where(length.isfinite(), 0.0) for step in steps]
+
+
+def _buffers_of(learner: Learner) -> list[tuple[nn.Module, str, Tensor]]:
+    """Every buffer of the model and of the loss, and where it stands."""
+    parts = (learner.model, learner.loss_fn)
+    modules = dict.fromkeys(module for part in parts if isinstance(part, nn.Module) for module in part.modules())
+    return [
+        (module, name, buffer) for module in modules for name, buffer in module._buffers.items() if buffer is not None
+    ]

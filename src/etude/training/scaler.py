@@ -144,9 +144,10 @@ def check_and_multiply(tensors: list[Tensor], flag: Tensor, factor: Tensor) -> N
         flag: one number in float32 on the same device; what is 1 stays 1.
         factor: one number in float32.
     """
-    for _, group in groupby(tensors, key=_device_and_type):
+    for _, group in groupby(tensors, key=device_and_type):
         torch._amp_foreach_non_finite_check_and_unscale_(list(group), flag, factor)
 
 
-def _device_and_type(tensor: Tensor) -> tuple[torch.device, torch.dtype]:
+def device_and_type(tensor: Tensor) -> tuple[torch.device, torch.dtype]:
+    """What tensors of one fused operation must have in common."""
     return tensor.device, tensor.dtype

@@ -26,7 +26,7 @@ from etude.training.callback import Callback, describe
 from etude.training.callbacks.scheduler import Scheduler
 from etude.training.history import Progress, Row
 from etude.training.optimizer import load_state
-from etude.training.precision import Precision, make_precision
+from etude.training.precision import PRECISIONS, Precision, make_precision
 from etude.training.trees import check_type
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ def take(learner: Learner) -> Snapshot:
     """
     loop = learner.running()
     around = bystanders(learner)
-    # in a validation pass the model holds half weights, or an average
-    loop.precision.rest()
+    # in a validation pass the model holds the average
     with nullcontext() if learner.average is None else learner.average.hidden():
         return _take(learner, loop, around)
 
@@ -130,7 +129,7 @@ def _take(learner: Learner, loop: Loop, around: Bystanders) -> Snapshot:
         loss=_copied(_state_of(learner.loss_fn)),
         optimizer=_copied(loop.optimizer.state_dict()),
         precision=loop.precision.state_dict(),
-        average={} if learner.average is None else _copied(learner.average.state_dict(learner.model)),
+        average={} if learner.average is None else _copied(learner.average.state_dict()),
         callbacks=around.callbacks,
         settings=settings.settings_of(learner, loop),
         seed=learner.seed,
@@ -192,7 +191,7 @@ def restore(snapshot: Snapshot, learner: Learner, loop: Loop, change: Collection
     if "precision" not in change:
         loop.precision.load_state_dict(snapshot.precision)
     if learner.average is not None:
-        learner.average.load_state_dict(learner.model, snapshot.average)
+        learner.average.load_state_dict(snapshot.average)
     states = dict(_numbered([name for name, _ in snapshot.callbacks], [state for _, state in snapshot.callbacks]))
     for key, callback in _numbered(map(name_of, loop.events.callbacks), loop.events.callbacks):
         if key in states:
@@ -209,7 +208,10 @@ def restore(snapshot: Snapshot, learner: Learner, loop: Loop, change: Collection
 
 def precision_of(snapshot: Snapshot, learner: Learner) -> Precision:
     """What a learner that would measure its precision takes when it resumes."""
-    return make_precision(snapshot.settings["precision"], learner.device, "as in the fit that is resumed")
+    name = snapshot.settings["precision"]
+    if name not in PRECISIONS:
+        raise ConfigError(f'the fit to be resumed has precision={name}; pass the same, "auto" cannot tell')
+    return make_precision(name, learner.device, "as in the fit that is resumed")
 
 
 def name_of(callback: Callback) -> str:

@@ -59,11 +59,11 @@ class ImagePreprocess(nn.Module):
 
         For training that begins with small pictures; prediction should go on to refuse them.
         """
-        self._smaller = frozenset(smaller)
+        before, self._smaller = self._smaller, self._smaller | frozenset(smaller)
         try:
             yield
         finally:
-            self._smaller = frozenset()
+            self._smaller = before
 
     @override
     def forward(

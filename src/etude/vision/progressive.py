@@ -144,11 +144,12 @@ class ProgressiveResizing(Callback):
 @contextmanager
 def _resized(loader: PictureLoader, preprocess: ImagePreprocess, sides: Sequence[int]) -> Iterator[None]:
     """Where the loader's side may be any of these."""
+    before = loader.side
     with preprocess.taking(sides):
         try:
             yield
         finally:
-            loader.side = loader.size
+            loader.side = before
 
 
 @contextmanager
