@@ -33,9 +33,9 @@ def _batch(size=16, classes=3, **fields) -> Batch:
 
 
 def _student(step, data=None, **options) -> Learner:
-    given = {"loss_fn": nn.CrossEntropyLoss(), "callbacks": []} | options
+    given = {"loss_fn": nn.CrossEntropyLoss(), "callbacks": []} | ({"step": step} if step else {}) | options
     return Learner(
-        _net(3), [_batch()] if data is None else data, optimizer=sgd(), step=step, device="cpu", progress=False, **given
+        _net(3), [_batch()] if data is None else data, optimizer=sgd(), device="cpu", progress=False, **given
     )
 
 
@@ -211,7 +211,7 @@ def test_the_digest_is_of_values_not_of_their_place():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+        ({"temperature": 0.0}, "temperature must be from 0.01 to 1000, got 0.0"),
         ({"weight": 0.0}, r"weight must be in \(0, 1\], got 0.0; leave Distillation out"),
         ({"weight": 1.5}, r"weight must be in \(0, 1\], got 1.5"),
         ({"teacher": "runs/large"}, r"a module or a learner, got 'runs/large'; etude.load\(path\) gives one"),

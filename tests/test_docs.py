@@ -113,7 +113,15 @@ def has_code(page: Path) -> bool:
     return page.name not in ELSEWHERE and any(block.language == "python" for block in blocks(page))
 
 
-@pytest.mark.parametrize("page", named(list(filter(has_code, PAGES))))
+SLOW = {"your-own-step.md", "write-a-callback.md", "plan.md", "learning-rate.md"}
+"""Pages whose code trains for more than a few seconds."""
+
+
+def slow_marked(pages: list[Path]) -> list:
+    return [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name in SLOW)) for page in pages]
+
+
+@pytest.mark.parametrize("page", slow_marked(list(filter(has_code, PAGES))))
 def test_code_of_the_page_runs(page, run_page):
     run_page(page.name)
 
@@ -204,6 +212,7 @@ def test_a_gan_is_as_short_as_promised():
     assert code_lines("your-own-step.md", "class GAN", "\n\n\n\n") < 40
 
 
+@pytest.mark.slow
 def test_gan_learns_in_windows_too(run_page):
     page = run_page("your-own-step.md")
     torch.manual_seed(1)

@@ -55,7 +55,7 @@ def lesson_network():
     return LessonCNN(10, channels=1, widths=[16, 32, 64], stem_stride=1)
 
 
-@pytest.mark.parametrize("optimizer", [adamw(), sgd()], ids=["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", [adamw(), pytest.param(sgd(), marks=pytest.mark.slow)], ids=["adamw", "sgd"])
 @pytest.mark.parametrize("network", [plain_network, pytest.param(lesson_network, marks=pytest.mark.slow)])
 def test_training_with_the_suggestion_is_nearly_as_good_as_the_best_of_a_grid(network, optimizer):
     data = digits(batch_size=64)

@@ -9,6 +9,7 @@ from torch import nn
 import etude
 from etude import ConfigError, Learner, MixedPrecision
 from etude.training import auto_precision
+from etude.training.checks import check_parts
 from etude.training.precision import make_precision
 
 CPU = torch.device("cpu")
@@ -194,3 +195,27 @@ def test_a_strided_convolution_of_one_pixel_is_not_measured():
     assert precision.name == "fp32"
     if "instructions" not in precision.reason:
         assert "a strided convolution of a 1x1 map" in precision.reason
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16-master", "fp16"])
+def test_a_convolution_that_torch_gets_wrong_is_refused(precision):
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.Flatten()
+    )
+    data = [(torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 3]))]
+    made = etude.Learner(
+        model, data, nn.CrossEntropyLoss(), torch.optim.SGD, precision=precision, device="cpu", progress=False
+    )
+    with pytest.raises(etude.ConfigError, match="the strided convolution 1 sees maps of one pixel"):
+        made.fit(1, lr=0.1)
+
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("average", "step", "match"),
+    [(0.9, etude.supervised_step, "average must be an EMA"), (None, etude.SAM, "step must be a function")],
+)
+def test_parts_of_another_kind_are_refused(average, step, match):
+    with pytest.raises(ConfigError, match=match):
+        check_parts(nn.CrossEntropyLoss(), torch.optim.SGD, 1, average, step)

@@ -61,8 +61,7 @@ class ModelOptions:
     arch: str = "xresnet18"
     """xresnet18, 34, 50, 101, 152 or lesson_cnn; or the folder of an earlier run, whose body is taken over."""
     stem_stride: Literal[1, 2] | None = None
-    """2 halves the picture in the first convolution (He et al. 2018); 1 keeps it: more accurate, four times the
-    operations. Unset, 1 below 48 pixels, where too little would be left, else 2."""
+    """2 halves the picture in the first convolution, 1 keeps it, for four times the work. Unset: 1 below 48 pixels."""
     blur_pool: bool = False
     """Low-pass filter wherever the map is halved (Zhang 2019): more accurate, a quarter slower."""
     activation: str = "relu"
@@ -98,8 +97,7 @@ class TrainOptions:
     temperature: float = 4.0
     """What teacher and student divide their scores by; above 1 the teacher's small probabilities count for more."""
     progressive: float = 0.0
-    """Share of --size that training begins with, such as 0.5, and grows from (Howard 2018): small pictures cost less. 0
-    trains at full size throughout; the last epoch always does."""
+    """Share of --size that training begins with and grows from (Howard 2018), such as 0.5; 0: full size throughout."""
     ema: float = 0.0
     """Decay per step of the average of the weights (Polyak 1992) that is validated and saved, such as 0.99; 0: none."""
     precision: Precision = "auto"
@@ -147,6 +145,7 @@ def teller(output: OutputOptions) -> Callable[[str], None]:
 
 
 _SHARES = ("valid_pct", "label_noise", "flip", "erase", "min_scale", "pct_start", "label_smoothing", "cutout")
+_LARGEST_ALPHA = 1000
 _LOWEST = {"size": 1, "stored_size": 1, "epochs": 1, "batch_size": 1, "seeds": 1, "keep": 1} | dict.fromkeys(
     ("color", "rotate", "lr", "weight_decay", "mixup", "cutmix", "save_every"), 0
 )
@@ -166,12 +165,14 @@ def check(*options: DataOptions | ModelOptions | TrainOptions | RunOptions) -> N
             continue
         if name in _SHARES and not 0 <= value <= 1:
             raise ConfigError(f"{_flag(name)} must be a share from 0 to 1, such as 0.2, got {value}")
+        if name in ("mixup", "cutmix") and value > _LARGEST_ALPHA:
+            raise ConfigError(f"{_flag(name)} must be at most {_LARGEST_ALPHA}, got {value}; 0.2 to 1 is usual")
         if name == "ema" and not 0 <= value < 1:
-            raise ConfigError(f"{_flag(name)} must be below 1, such as 0.99, or 0 for none; got {value}")
+            raise ConfigError(f"{_flag(name)} must be from 0, for none, to below 1, such as 0.99; got {value}")
         if name == "min_scale" and value == 0:
             raise ConfigError(f"{_flag(name)} must be a share above 0, such as 0.35, got {value}")
         if name == "progressive" and not 0 <= value < 1:
-            raise ConfigError(f"{_flag(name)} must be a share below 1, such as 0.5, or 0 for none; got {value}")
+            raise ConfigError(f"{_flag(name)} must be a share from 0, for none, to below 1, such as 0.5; got {value}")
         if name == "progressive" and value and given.get("epochs") == 1:
             raise ConfigError(f"{_flag(name)} has no effect on one epoch: the last is at full size; train for more")
         if name in _LOWEST and not (value >= _LOWEST[name] and math.isfinite(value)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from etude.recipes.options import TrainOptions, refuse_changed
@@ -19,17 +18,20 @@ def check_teacher(train: TrainOptions) -> None:
         ConfigError: a value is out of range, or has no effect without a teacher.
         LoadError: the folder holds no model.
     """
-    from etude.errors import ConfigError
+    from etude.errors import ConfigError, LoadError
     from etude.training import saving
 
     if train.teacher is None:
         refuse_changed(train, ("distill_weight", "temperature"), "there is no --teacher")
         return
     if not 0 < train.distill_weight <= 1:
-        raise ConfigError(f"--distill-weight must be a share above 0, such as 0.9, got {train.distill_weight}")
-    if not 0 < train.temperature < math.inf:
-        raise ConfigError(f"--temperature must be a positive number, such as 4, got {train.temperature}")
-    saving.read(train.teacher)
+        raise ConfigError(f"--distill-weight must be a share above 0 and up to 1, got {train.distill_weight}")
+    if not 0.01 <= train.temperature <= 1000:
+        raise ConfigError(f"--temperature must be a number from 0.01 to 1000, such as 4, got {train.temperature}")
+    try:
+        saving.read(train.teacher)
+    except LoadError as error:
+        raise LoadError(f"--teacher {train.teacher!r} cannot be the teacher: {error}") from error
 
 
 def step_of(train: TrainOptions) -> Step:

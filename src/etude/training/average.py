@@ -39,8 +39,10 @@ class EMA:
     """
 
     def __init__(self, decay: float = 0.999, *, every: int = 10) -> None:
-        if not 0 < decay < 1 or every < 1:
-            raise ConfigError(f"decay must be between 0 and 1, and every at least 1, got {decay} and {every}")
+        if not 0 < decay < 1 or not isinstance(every, int) or every < 1:
+            raise ConfigError(
+                f"decay must be between 0 and 1, and every a whole number of at least 1, got {decay} and {every}"
+            )
         self.decay, self.every = decay, every
         self._updates = self._due = 0
         """Of the weights, and those of them that the average has not seen."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
@@ -71,8 +70,8 @@ class Distillation:
     """
 
     def __init__(self, teacher: nn.Module | Learner, *, temperature: float = 4.0, weight: float = 0.9) -> None:
-        if not 0 < temperature < math.inf:
-            raise ConfigError(f"temperature must be positive, got {temperature}")
+        if not 0.01 <= temperature <= 1000:
+            raise ConfigError(f"temperature must be from 0.01 to 1000, got {temperature}")
         if not 0 < weight <= 1:
             raise ConfigError(f"weight must be in (0, 1], got {weight}; leave Distillation out to train without it")
         if isinstance(teacher, Learner):

@@ -100,8 +100,8 @@ def format_cell(name: str, value: float | None) -> str:
     """
     if value is None:
         return ""
-    if name == "epoch":
-        return str(int(value))
+    if name in ("epoch", "loss_scale", "overflows"):
+        return f"{value:.10g}"
     if name == "seconds":
         return f"{value:.1f}s" if value < 60 else f"{int(value) // 60}:{int(value) % 60:02d}"
     return f"{value:.4f}"

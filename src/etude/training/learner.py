@@ -91,7 +91,7 @@ class Learner:
         seed: int | None = None,
         progress: bool = True,
     ) -> None:
-        check_parts(loss_fn, optimizer, accumulate)
+        check_parts(loss_fn, optimizer, accumulate, average, step)
         self.device = pick_device(device)
         self.model = model.to(self.device)
         self.data = as_dataloaders(data)

@@ -21,6 +21,7 @@ from typing_extensions import override
 from etude.errors import ConfigError
 from etude.training.half import HalfWeights, cast
 from etude.training.scaler import LossScaler
+from etude.training.small_maps import one_pixel_refused
 from etude.types import Json
 
 PRECISIONS: Final = ("fp32", "bf16", "bf16-master", "fp16", "auto")
@@ -125,6 +126,10 @@ class Autocast(Precision):
     """bfloat16 by autocast over float32 weights: torch casts weights and inputs of each operation that gains by it."""
 
     @override
+    def open(self, model: nn.Module) -> AbstractContextManager[Any]:
+        return one_pixel_refused(model, self.device)
+
+    @override
     def running(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
@@ -215,7 +220,7 @@ class MixedPrecision(Precision):
         half = HalfWeights(model, self.dtype, flat=self.flat)
         self.scaler.begin()
         try:
-            with half.opened():
+            with half.opened(), one_pixel_refused(model, self.device):
                 self._half = half
                 yield
         finally:

@@ -56,9 +56,10 @@ class LossScaler:
                 f"a dynamic loss_scale must lie between min_loss_scale={lowest} and max_loss_scale={highest}, "
                 f"got {scale}"
             )
-        if growth_interval < 1 or not factor > 1:
+        if not isinstance(growth_interval, int) or growth_interval < 1 or not factor > 1:
             raise ConfigError(
-                f"growth_interval must be at least 1 and the factor above 1, got {growth_interval} and {factor}"
+                f"growth_interval must be a whole number of at least 1 and the factor above 1, got {growth_interval} "
+                f"and {factor}"
             )
         self.dynamic, self._interval, self._factor = dynamic, growth_interval, factor
         self._lowest, self._highest = lowest, highest
