@@ -113,7 +113,7 @@ def has_code(page: Path) -> bool:
     return page.name not in ELSEWHERE and any(block.language == "python" for block in blocks(page))
 
 
-SLOW = {"your-own-step.md", "write-a-callback.md", "plan.md", "learning-rate.md"}
+SLOW = {"your-own-step.md", "mixup.md", "write-a-callback.md", "plan.md", "learning-rate.md"}
 """Pages whose code trains for more than a few seconds."""
 
 

@@ -325,7 +325,7 @@ def test_etude_plan_says_the_sides(colors):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "here", "--progressive", "1"], "--progressive must be a share below 1, such as 0.5, or 0 for none"),
+        (["train", "here", "--progressive", "1"], "--progressive must be a share from 0, for none, to below 1"),
         (["train", "here", "--progressive", "0.5", "--epochs", "1"], "--progressive has no effect on one epoch"),
         (["train", "here", "--progressive", "0.95"], "has no effect on pictures of 128 pixels"),
         (["demo", "--progressive", "0.5"], "--progressive has no effect here: the digits are 8 pixels small"),

@@ -126,7 +126,7 @@ def test_state_comes_back():
         ({"loss_scale": 0.5, "dynamic": True}, "must lie between min_loss_scale=1.0 and max_loss_scale"),
         ({"max_loss_scale": 512.0}, "max_loss_scale=512.0, got 65536"),
         ({"min_loss_scale": 0.0}, "between min_loss_scale=0.0"),
-        ({"growth_interval": 0}, "growth_interval must be at least 1"),
+        ({"growth_interval": 0}, "growth_interval must be a whole number of at least 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, words):

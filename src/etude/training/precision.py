@@ -141,8 +141,8 @@ class MixedPrecision(Precision):
     The forward and backward pass run in 16 bits, norms and loss in float32. Gradients become float32 at once, also when
     they are accumulated over several batches; they are unscaled before clipping or anything else sees them. A step in
     which one overflows changes nothing: no weight, momentum, decay, step count or average; the schedule goes on. Before
-    each forward pass the copies are rounded from the masters, which are the model's parameters all the time between two
-    steps: callbacks, checkpoints and the optimizer see float32.
+    each forward pass the copies are rounded from the masters, which are the model's parameters whenever it does not
+    compute: callbacks, checkpoints and the optimizer see float32.
 
     Args:
         dtype: "fp16" (11 bits of precision, a range from 6e-8 to 65504) or "bf16" (8 bits, the range of float32).
@@ -151,7 +151,7 @@ class MixedPrecision(Precision):
         dynamic: let it follow the gradients. None does for float16.
         master_weights: False rounds the masters themselves after every update: what training without masters does. To
             see what they are for; it saves no memory.
-        flat: keep masters, copies and gradients each in one tensor. Faster for models of many small tensors.
+        flat: keep masters and copies each in one tensor, so that rounding is a single operation.
         growth_interval: good steps before a dynamic scale is doubled; the lesson's `scale_wait`.
         min_loss_scale: an infinite gradient at this scale ends the fit.
         max_loss_scale: the scale never grows beyond.
