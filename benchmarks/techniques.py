@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
@@ -52,10 +51,11 @@ def quarter(source: Path, place: Path) -> Path:
     return place
 
 
-def run(data: Path, seed: int, size: int, epochs: int, flags: Iterable[str], folder: Path) -> dict[str, Any]:
+def run(data: Path, seed: int, size: int, epochs: int, flags: list[str], folder: Path) -> dict[str, Any]:
     """One run of the command."""
     fixed = ["--size", str(size), "--epochs", str(epochs), "--seed", str(seed), "--lr", "4e-3"]
-    options = [*fixed, "--precision", "bf16-master", *flags, "--json", "--quiet", "--run-dir", str(folder)]
+    precision = [] if "--precision" in flags else ["--precision", "bf16-master"]
+    options = [*fixed, *precision, *flags, "--json", "--quiet", "--run-dir", str(folder)]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "etude", "train", str(data), *options]
     done = subprocess.run(command, capture_output=True, text=True, env=one_thread)
@@ -74,6 +74,8 @@ def differences(runs: dict[str, list[dict[str, Any]]], base: str) -> dict[str, A
     first = {row["seed"]: row for row in runs[base]}
     for name, rows in runs.items():
         pairs = [(row, first[row["seed"]]) for row in rows if row["seed"] in first]
+        if not pairs:
+            continue
         points = [100 * (row["valid_accuracy"] - other["valid_accuracy"]) for row, other in pairs]
         half = half_interval(points) if len(points) > 1 else None
         found[name] = {

@@ -5,6 +5,7 @@ Everything drawn comes from small trainings with the library's own `MixedPrecisi
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +19,7 @@ from etude.plots import new_figure, save_figure
 from etude.recipes.demo import digits
 
 IMAGES: Final = Path(__file__).resolve().parents[1] / "images"
+RESULTS: Final = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "precision-accuracy.json"
 RED, BLUE, GREEN, INK = "#c1121f", "#1d6fa5", "#3a7d44", "#22303c"
 ZERO, FEW, FULL = "#f3c9cb", "#fdf0cf", "#d8efdc"
 """Behind numbers that float16 rounds to zero, holds with fewer than 11 bits, and holds with all of them."""
@@ -219,12 +221,27 @@ def draw_updates() -> Any:
     return figure
 
 
+def draw_losses() -> Any:
+    """Training losses of fp32 and bf16-master, one line for each seed, from what benchmarks/techniques.py wrote."""
+    runs = json.loads(RESULTS.read_text())["runs"]
+    figure, axis = new_figure(1, 1, width=8.4, height=3.4)
+    for (name, rows), color, style in zip(runs.items(), (BLUE, RED), ("-", "--"), strict=True):
+        for i, row in enumerate(rows):
+            epochs = range(1, len(row["train_losses"]) + 1)
+            label = {"label": f"{name}, {len(rows)} seeds"} if i == 0 else {}
+            axis.plot(epochs, row["train_losses"], color=color, linestyle=style, linewidth=1.8, **label)
+    axis.set(xlabel="epoch", ylabel="training loss", xticks=epochs)
+    axis.legend(frameon=False, fontsize=10)
+    return figure
+
+
 def main(folder: Path = IMAGES, *, epochs: int = 30) -> None:
     """Write every picture into a folder and print what they show."""
     save_figure(draw_gradients(epochs), folder / "precision-gradients.png")
     save_figure(draw_scale(), folder / "precision-scale.png")
     save_figure(draw_updates(), folder / "precision-updates.png")
-    print(f"wrote three pictures into {folder}")
+    save_figure(draw_losses(), folder / "precision-losses.png")
+    print(f"wrote four pictures into {folder}")
 
 
 if __name__ == "__main__":
