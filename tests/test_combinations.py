@@ -193,3 +193,27 @@ def test_an_average_with_sam_and_accumulation_ends_where_its_last_row_says(preci
 
     assert made.evaluate()["loss"] == made.history["valid_loss"][-1]
     assert made.average is not None
+
+
+def test_the_place_of_a_bad_gradient_is_named_in_half_precision_too():
+    """A fixed scale that is too large: the gradient is named, and the scale."""
+    with pytest.raises(
+        etude.NonFiniteError, match=r"the gradient of .*weight.* The loss scale is fixed at 1\.07374e\+09"
+    ):
+        fit(perceptron(), MixedPrecision(loss_scale=2.0**30, dynamic=False))
+
+
+@pytest.mark.parametrize("precision", ["fp32", *HALF], ids=["fp32", "bf16", "fp16", "flat"])
+def test_asking_for_some_gradients_changes_no_other(precision):
+    kept = []
+
+    def step(learner, batch):
+        loss, preds = learner.forward(batch)
+        learner.grad(loss, [learner.model[0].weight])
+        kept.extend(weight.grad for weight in learner.model.parameters())
+        learner.backward(learner.forward(batch)[0])
+        return StepOutput(loss.detach(), detached(preds), batch, learner.update())
+
+    fit(perceptron(), precision, batches(1), step=step)
+
+    assert kept == [None] * 6

@@ -31,9 +31,10 @@ def draw_curves(history: History, record: Record, path: Path) -> None:
             label = f"{name.split('_')[0]}, {values[-1]:.2%} at the end"
             axes[1].plot(range(1, len(values) + 1), values, color=color, marker="o", ms=3, label=label)
     axes[1].set(title="accuracy", xlabel="epoch")
-    axes[1].locator_params(axis="x", integer=True)
     axes[2].plot(range(1, len(losses) + 1), record.lrs, color=TRAIN)
     axes[2].set(title="learning rate", xlabel="step")
+    for axis in axes:
+        axis.locator_params(axis="x", integer=True)
     for axis in axes[:2]:
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False)

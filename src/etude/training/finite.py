@@ -10,9 +10,9 @@ a bad value is found.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ _LOOK_EVERY: Final = 10
 """Steps between two copies of the flag to the host, on a device that runs ahead of it."""
 _MOST_UNREAD: Final = 4
 """Copies under way before the host waits for the oldest one: 50 steps in all."""
+
+
+Gradients: TypeAlias = Callable[[Tensor, Sequence[Tensor]], Sequence[Tensor]]
 
 
 class BadStep(NamedTuple):
@@ -185,20 +188,21 @@ class FiniteGuard:
             bad = self._read(wait=True)
         return bad
 
-    def explain(self, bad: BadStep, last_good: int, loss_of: Callable[[Batch], Tensor]) -> str:
+    def explain(self, bad: BadStep, last_good: int, loss_of: Callable[[Batch], Tensor], grad: Gradients) -> str:
         """Where a bad step's value came from, what is left of the weights, and what to do, in words.
 
         Args:
             bad: as found.
             last_good: the number of the step before it, as the user counts.
             loss_of: batch -> loss, through the model in the mode it was trained in.
+            grad: (loss, weights) -> gradients, in the precision it was trained in.
         """
         place = self._writes.place(bad.suspects) if bad.suspects is not None else ""
         cure = "Find what wrote it; fit(reset_optimizer=True) starts with new optimizer state." if place else ""
         if not place:
             self.restore_buffers()
             try:
-                place = self._replay(bad, loss_of)
+                place = self._replay(bad, loss_of, grad)
             except Exception as error:
                 place = f"a place that could not be found ({type(error).__name__}: {error})"
             cure = "A lower learning rate, gradient clipping or cleaner inputs are the usual cures."
@@ -217,9 +221,9 @@ class FiniteGuard:
         """The first weight that is not finite, in words; reads them all, for the ends of epochs."""
         return self._writes.bad_weight()
 
-    def _replay(self, bad: BadStep, loss_of: Callable[[Batch], Tensor]) -> str:
+    def _replay(self, bad: BadStep, loss_of: Callable[[Batch], Tensor], grad: Gradients) -> str:
         for batch in bad.batches:
-            if place := first_bad_place(self._model, batch, loss_of):
+            if place := first_bad_place(self._model, batch, loss_of, grad):
                 return place
         return (
             f"{bad.seen or 'a place'} that did not show again when the batch was run once more (dropout, or a "
@@ -287,7 +291,7 @@ class FiniteGuard:
         return look.steps[int(good_steps)] if flag else None
 
 
-def first_bad_place(model: nn.Module, batch: Batch, loss_of: Callable[[Batch], Tensor]) -> str:
+def first_bad_place(model: nn.Module, batch: Batch, loss_of: Callable[[Batch], Tensor], grad: Gradients) -> str:
     """Where a value first stops being finite when a batch is run again, in words; empty if everything is finite.
 
     Looks along the data's own way: inputs, weights, each module's output, the loss, then the gradients backwards.
@@ -296,6 +300,7 @@ def first_bad_place(model: nn.Module, batch: Batch, loss_of: Callable[[Batch], T
         model: in the mode it was trained in.
         batch: what the model saw.
         loss_of: batch -> loss, through `model`.
+        grad: (loss, weights) -> gradients.
     """
     if not all(map(all_finite, tree_leaves(batch.inputs))):
         return "the inputs of the batch"
@@ -318,8 +323,8 @@ def first_bad_place(model: nn.Module, batch: Batch, loss_of: Callable[[Batch], T
         return places[0]
     if not all_finite(loss):
         return "the loss: every module's output is finite"
-    grads = torch.autograd.grad(loss, [parameter for _, parameter in trained], allow_unused=True)
-    for (name, _), grad in reversed(list(zip(trained, grads, strict=True))):
-        if not all_finite(grad):
+    grads = grad(loss, [parameter for _, parameter in trained])
+    for (name, _), found in reversed(list(zip(trained, grads, strict=True))):
+        if not all_finite(found):
             return f"the gradient of {name}"
     return ""

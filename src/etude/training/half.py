@@ -42,7 +42,7 @@ class HalfWeights:
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, *, flat: bool = False) -> None:
-        self._model, self._dtype = model, dtype
+        self.model, self._dtype = model, dtype
         self._weights = half_weights(model)
         self._masters = self._own = [weight.data for weight in self._weights]
         self._flat: tuple[Tensor, Tensor] | None = None
@@ -94,7 +94,7 @@ class HalfWeights:
     def opened(self) -> Iterator[None]:
         """Norms other than BatchNorm compute in float32 inside; at the end weights are back in their own memory."""
         with ExitStack() as stack:
-            for module in self._model.modules():
+            for module in self.model.modules():
                 # BatchNorm's kernels take half inputs with float32 weights
                 if isinstance(module, NORMS) and not isinstance(module, _BatchNorm):
                     stack.callback(module.register_forward_pre_hook(_to_float).remove)

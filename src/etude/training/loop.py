@@ -298,7 +298,7 @@ class Loop:
             return
         learner = self.learner
         step = learner.progress.step - learner.progress.fit_step + bad.step + 1
-        where = self.guard.explain(bad, step - 1, lambda batch: self.precision.scaled(learner.forward(batch)[0]))
+        where = self.guard.explain(bad, step - 1, lambda batch: learner.forward(batch)[0], self.precision.grad)
         raise NonFiniteError(
             f"step {step} (epoch {learner.progress.epoch + 1}) met a value that is not finite, first in {where}"
             f"{self.precision.hint()}"

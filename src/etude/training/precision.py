@@ -79,10 +79,6 @@ class Precision:
 
     # -- in the step ----------------------------------------------------------------------------------------------
 
-    def scaled(self, loss: Tensor) -> Tensor:
-        """The loss that a backward pass begins from."""
-        return loss
-
     def hint(self) -> str:
         """What may be amiss with the precision where a value is not finite."""
         return ""
@@ -217,22 +213,16 @@ class MixedPrecision(Precision):
     @override
     @contextmanager
     def open(self, model: nn.Module) -> Iterator[None]:
-        half = HalfWeights(model, self.dtype, flat=self.flat)
         self.scaler.begin()
-        try:
-            with half.opened(), one_pixel_refused(model, self.device):
-                self._half = half
-                yield
-        finally:
-            self._half = None
+        with self._holding(HalfWeights(model, self.dtype, flat=self.flat)), one_pixel_refused(model, self.device):
+            yield
 
     @override
+    def evaluating(self, model: nn.Module) -> AbstractContextManager[Any]:
+        return _NOTHING if self._half is not None else self._holding(HalfWeights(model, self.dtype))
+
     @contextmanager
-    def evaluating(self, model: nn.Module) -> Iterator[None]:
-        if self._half is not None:
-            yield
-            return
-        half = HalfWeights(model, self.dtype)
+    def _holding(self, half: HalfWeights) -> Iterator[None]:
         try:
             with half.opened():
                 self._half = half
@@ -256,10 +246,6 @@ class MixedPrecision(Precision):
         return inputs if self._half is None else cast(inputs, self.dtype)
 
     @override
-    def scaled(self, loss: Tensor) -> Tensor:
-        return self.scaler.scaled(loss)
-
-    @override
     def hint(self) -> str:
         if self.scaler.dynamic or self.loss_scale == 1:
             return ""
@@ -269,21 +255,21 @@ class MixedPrecision(Precision):
     def backward(self, loss: Tensor) -> None:
         assert self._half is not None
         with self._half.shown(), _noted(_PENALTY):
-            self.scaled(loss).backward()
+            self.scaler.scaled(loss).backward()
 
     @override
     def grad(self, loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if self._half is None:
             return super().grad(loss, weights)
         # torch.autograd.grad would not know the weights again: their types have changed since the forward pass
-        kept = [weight.grad for weight in weights]
-        for weight in weights:
+        kept = {weight: weight.grad for weight in (*weights, *self._half.model.parameters())}
+        for weight in kept:
             weight.grad = None
         try:
             self.backward(loss)
             found = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
         finally:
-            for weight, grad in zip(weights, kept, strict=True):
+            for weight, grad in kept.items():
                 weight.grad = grad
         return tuple(grad / self.scaler.scale for grad in found)
 
