@@ -42,7 +42,6 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     for axis, title in zip(axes, ("training loss, smoothed", *(title for _, title in _PANELS)), strict=True):
         axis.set(title=title, xlabel="epoch")
         axis.locator_params(axis="x", integer=True)
-        axis.locator_params(axis="x", integer=True)
     legend = figure.legend(loc="outside lower center", frameon=False, ncols=2)
     for label in legend.get_texts():
         label.set_parse_math(False)  # a $ in a folder's name is no formula
