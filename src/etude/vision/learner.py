@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from etude.data.loaders import DataLoaders
-from etude.errors import ConfigError, LoadError
+from etude.errors import ConfigError
 from etude.losses import LabelSmoothingCrossEntropy, LossFn
 from etude.metrics import accuracy, cross_entropy, multilabel_accuracy
 from etude.optim import OptimizerFactory, adamw
-from etude.training import saving
 from etude.training.average import EMA
 from etude.training.callback import Callback
 from etude.training.callbacks.mixup import MixUp
@@ -23,12 +21,9 @@ from etude.training.learner import Learner
 from etude.training.optimizer import Groups
 from etude.training.precision import Precision
 from etude.training.step import Step, supervised_step
-from etude.vision.models import ARCHITECTURES, create_model
-from etude.vision.preprocess import ImagePreprocess
+from etude.vision.pretrained import model_for
 
 _METRICS = {"accuracy": accuracy, "cross_entropy": cross_entropy}
-SMALL = 48
-"""Below this many pixels the stem does not halve the picture."""
 
 
 def learner(
@@ -73,7 +68,7 @@ def learner(
     """
     if data.several_labels:
         loss_fn = loss_fn or _binary(label_smoothing)
-    model = arch if isinstance(arch, nn.Module) else _model(str(arch), data, options)
+    model = arch if isinstance(arch, nn.Module) else model_for(str(arch), data, options)
     if isinstance(arch, nn.Module) and options:
         raise ConfigError(f"{sorted(options)} belong to an architecture by name and have no effect on a ready model")
     return Learner(
@@ -99,48 +94,3 @@ def _binary(label_smoothing: float) -> LossFn:
     if label_smoothing:
         print("several labels for each picture: binary cross entropy, without label smoothing")
     return nn.BCEWithLogitsLoss()
-
-
-def _model(arch: str, data: DataLoaders, options: dict[str, Any]) -> nn.Module:
-    """A new model whose first weights depend on the data's seed alone, not on what was drawn before."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(data.seed or 0)
-        return _new_model(arch, data, options)
-
-
-def _new_model(arch: str, data: DataLoaders, options: dict[str, Any]) -> nn.Module:
-    if arch in ARCHITECTURES:
-        if "stem_stride" not in options and (size := _size(data)) < SMALL:
-            print(f"{arch} with stem_stride=1: pictures of {size} pixels are too small to halve at once")
-            options = {**options, "stem_stride": 1}
-        return create_model(arch, num_classes=data.num_classes, channels=data.channels, **options)
-    if not Path(arch).exists():
-        # raises with the known names and the nearest one
-        return create_model(arch)
-    return _new_head(saving.read(arch), data, options)
-
-
-def _new_head(saved: saving.SavedModel, data: DataLoaders, options: dict[str, Any]) -> nn.Module:
-    """The saved model's body with a new head for this data: a max and an average pool, and a linear layer.
-
-    Source: SPEC T3.
-    """
-    config = saved.description["model"]
-    if config is None:
-        raise LoadError(
-            f"{saved.path} holds a {saved.description['model_class']}, which cannot be built by name; "
-            "pass the model itself"
-        )
-    options = {name: value for name, value in config.items() if name != "arch"} | options
-    if options["channels"] != data.channels:
-        raise ConfigError(f"{saved.path} was trained on {options['channels']} channels, the data has {data.channels}")
-    model = create_model(config["arch"], **options | {"num_classes": data.num_classes, "concat_pool": True})
-    body = {name: tensor for name, tensor in saved.weights.items() if not name.startswith(f"{len(list(model)) - 1}.")}  # type: ignore[call-overload]
-    head = {name: tensor for name, tensor in model.state_dict().items() if name not in body}
-    saving.load_weights(model, {**body, **head}, str(saved.path))
-    print(f"took over {len(body)} tensors of {saved.path}; new head: {', '.join(head)}")
-    return model
-
-
-def _size(data: DataLoaders) -> int:
-    return data.preprocess.size if isinstance(data.preprocess, ImagePreprocess) else SMALL
