@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from etude.commands import data, lr_find, plan, predict, resume, runs, train
+from etude.commands import data, finetune, lr_find, plan, predict, report, resume, runs, train
 from etude.commands.shared import SomeBadError
 from etude.recipes import options as given
 
@@ -29,16 +29,19 @@ app = App(
 )
 app.command(train.demo)
 app.command(train.train)
+app.command(finetune.finetune)
 app.command(train.imagenette)
 app.command(train.imagewoof)
 app.command(train.techniques_study)
 app.command(train.noisy_label_study)
+app.command(finetune.pets_study)
 app.command(resume.resume)
 app.command(predict.predict)
 app.command(predict.evaluate)
 app.command(runs.runs)
 app.command(runs.show)
 app.command(runs.compare)
+app.command(report.report)
 
 data_app = App(name="data", help="Look at data before training on it.", help_format="plaintext")
 app.command(data_app)

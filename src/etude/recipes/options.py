@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from etude.output import tell
+from etude.training.tuning import NormPolicy
 
 if TYPE_CHECKING:
     from etude.types import Json
@@ -59,7 +60,9 @@ class ModelOptions:
     """Which model."""
 
     arch: str = "xresnet18"
-    """xresnet18, 34, 50, 101, 152 or lesson_cnn; or the folder of an earlier run, whose body is taken over."""
+    """xresnet18, 34, 50, 101, 152 or lesson_cnn; the folder of an earlier run, whose body is taken over; timm:NAME."""
+    pretrained: str | None = None
+    """Where the body of a named architecture comes from: a .safetensors file, or the folder of an earlier run."""
     stem_stride: Literal[1, 2] | None = None
     """2 halves the picture in the first convolution, 1 keeps it, for four times the work. Unset: 1 below 48 pixels."""
     blur_pool: bool = False
@@ -111,6 +114,18 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TuningOptions:
+    """How a trained body is fine-tuned."""
+
+    freeze_epochs: int = 1
+    """Epochs in which the body stands still and the head trains, before --epochs with all; 0 for none."""
+    norm: NormPolicy = "train"
+    """What the frozen body's norms do: train; affine (only their statistics move); frozen (neither)."""
+    gradual: bool = False
+    """Unfreeze in thirds from the head on, --freeze-epochs each, instead of all at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputOptions:
     """What is printed."""
 
@@ -147,11 +162,11 @@ def teller(output: OutputOptions) -> Callable[[str], None]:
 _SHARES = ("valid_pct", "label_noise", "flip", "erase", "min_scale", "pct_start", "label_smoothing", "cutout")
 _LARGEST_ALPHA = 1000
 _LOWEST = {"size": 1, "stored_size": 1, "epochs": 1, "batch_size": 1, "seeds": 1, "keep": 1} | dict.fromkeys(
-    ("color", "rotate", "lr", "weight_decay", "mixup", "cutmix", "save_every"), 0
+    ("color", "rotate", "lr", "weight_decay", "mixup", "cutmix", "save_every", "freeze_epochs"), 0
 )
 
 
-def check(*options: DataOptions | ModelOptions | TrainOptions | RunOptions) -> None:
+def check(*options: DataOptions | ModelOptions | TrainOptions | TuningOptions | RunOptions) -> None:
     """Refuse values that no training can take, by flag name and before pictures are read.
 
     Raises:
@@ -180,7 +195,7 @@ def check(*options: DataOptions | ModelOptions | TrainOptions | RunOptions) -> N
             raise ConfigError(f"{_flag(name)} must be a {kind} at least {_LOWEST[name]}, got {value}")
 
 
-def refuse_changed(options: DataOptions | TrainOptions, names: tuple[str, ...], why: str) -> None:
+def refuse_changed(options: DataOptions | TrainOptions | TuningOptions, names: tuple[str, ...], why: str) -> None:
     """Refuse settings that cannot take effect.
 
     Raises:
@@ -238,6 +253,6 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def flags(*options: DataOptions | ModelOptions | TrainOptions | RunOptions) -> dict[str, Json]:
+def flags(*options: DataOptions | ModelOptions | TrainOptions | TuningOptions | RunOptions) -> dict[str, Json]:
     """All options under their flag names, for a run's record."""
     return {name: value for given in options for name, value in asdict(given).items()}

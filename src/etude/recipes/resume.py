@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from etude.recipes.options import OutputOptions, RunOptions, TrainOptions, check, teller
+from etude.recipes.options import ModelOptions, OutputOptions, RunOptions, TrainOptions, check, teller
 from etude.recipes.several import Several, finish_all
 from etude.recipes.train import fit_and_finish
 from etude.recipes.training import Training
@@ -105,7 +105,7 @@ def _go_on(
     for line in different:
         say(f"note: {line}; the last bits of the result may differ")
     try:
-        training = _training(config, changes, Path(str(before.get("cwd", ""))))
+        training = _training(config, changes, Path(str(before.get("cwd", ""))), folder)
         run = RunOptions(json=output.json, quiet=output.quiet, run_dir=str(folder), **_kept(config))
     except (KeyError, TypeError, IndexError) as error:
         raise _refused(f"{folder / 'config.json'} does not say how the run was made: {error}") from error
@@ -126,8 +126,8 @@ def _go_on(
 
 def _refuse_at_its_end(folder: Path, start: Snapshot, training: Training, changes: dict[str, Any]) -> None:
     """Refuse a change that could not take effect, for nothing is left to be trained."""
-    done = start.progress["fit_epoch"]
-    if changes and done >= training.train.epochs:
+    done, last = start.progress["fit_epoch"], max(len(training.all_phases()) - 1, 0)
+    if changes and start.progress["phase"] == last and done >= training.train.epochs:
         raise _refused(
             f"{folder} has trained {done} epochs, so there is nothing left for the change to act on; give it more: "
             f"--change epochs={done + 1}"
@@ -170,7 +170,7 @@ def _differences(before: dict[str, Any], say: Callable[[str], None]) -> list[str
     ]
 
 
-def _training(config: dict[str, Any], changes: dict[str, Any], cwd: Path) -> Training:
+def _training(config: dict[str, Any], changes: dict[str, Any], cwd: Path, folder: Path) -> Training:
     """What was trained, with what was measured then: precision and device must not be chosen anew."""
     training = Training.of(config["training"])
     measured = {name: config[name] for name in ("precision", "device") if config.get(name) is not None}
@@ -179,9 +179,23 @@ def _training(config: dict[str, Any], changes: dict[str, Any], cwd: Path) -> Tra
     return replace(
         training,
         data=replace(training.data, data=moved or _from(cwd, training.data.data)),
-        model=replace(training.model, arch=_from(cwd, training.model.arch) or training.model.arch),
+        model=_found_again(training.model, cwd, folder),
         train=replace(training.train, teacher=_from(cwd, training.train.teacher), **(measured | changes)),
     )
+
+
+def _found_again(model: ModelOptions, cwd: Path, folder: Path) -> ModelOptions:
+    """The model's options with their paths as they were meant; of a body that is gone, a checkpoint has its network."""
+    from etude.training import checkpoint
+
+    arch, body = _from(cwd, model.arch), _from(cwd, model.pretrained)
+    kept = checkpoint.checkpoints(folder / checkpoint.FOLDER)
+    is_path = "/" in model.arch and not model.arch.startswith("timm:")
+    gone = (body is not None and not Path(body).exists()) or (is_path and not Path(str(arch)).exists())
+    if gone and kept:
+        # its weights come from the checkpoint as well, so nothing of the body is needed any more
+        return ModelOptions(arch=str(kept[0]))
+    return replace(model, arch=arch or model.arch, pretrained=body)
 
 
 def _from(cwd: Path, name: str | None) -> str | None:

@@ -23,14 +23,14 @@ class Several:
     Args:
         title: what they are, for people.
         parts: folder name to training, in the order in which they run.
-        result: what is made of them: their "mean", or a "study" that compares variants.
+        result: what is made of them: their "mean", a "study" that compares variants, or the "transfer" study.
         group: in a study, a base is the first of so many variants after each other; None compares with the first.
         variants: in a study, each part's variant, in words.
     """
 
     title: str
     parts: Mapping[str, Training]
-    result: Literal["mean", "study"] = "mean"
+    result: Literal["mean", "study", "transfer"] = "mean"
     group: int | None = None
     variants: Mapping[str, str] | None = None
 
@@ -117,8 +117,9 @@ def _finish_all(several: Several, folder: Path, run: RunOptions) -> dict[str, Js
         precision = cast("Precision", results[name]["precision"])
     if several.result == "mean":
         return summarize(several.title, folder, list(results.values()), say)
-    from etude.recipes.studies import conclude
+    from etude.recipes import pets_study, studies
 
+    conclude = pets_study.conclude if several.result == "transfer" else studies.conclude
     return conclude(several, folder, results, say)
 
 

@@ -86,20 +86,13 @@ def fit_and_finish(
         resume: where to go on.
         change: what may differ from then.
     """
-    say, train = teller(run), training.train
+    say = teller(run)
     if resume is None:
         steps = _many(len(learner.data.train or ()), "step")
-        say(f"{_many(train.epochs, 'epoch')} of {steps}; writing to {keep.folder}")
+        say(f"{_many(training.num_epochs, 'epoch')} of {steps}; writing to {keep.folder}")
     started = time.perf_counter() - (resume.seconds_trained if resume is not None else 0.0)
     try:
-        learner.fit(
-            train.epochs,
-            lr=train.lr,
-            schedule=training.schedule(),
-            callbacks=[keep, checkpoints_of(keep.folder, run)],
-            resume=resume,
-            change=change,
-        )
+        training.fit(learner, [keep, checkpoints_of(keep.folder, run)], resume, change)
     except (KeyboardInterrupt, SystemExit):
         say(f"go on with: etude resume {shlex.quote(str(keep.folder))}")
         raise

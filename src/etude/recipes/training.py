@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import shlex
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from etude.recipes.options import DataOptions, ModelOptions, TrainOptions, check, flags, refuse_changed
+from etude.recipes.options import (
+    DataOptions,
+    ModelOptions,
+    TrainOptions,
+    TuningOptions,
+    check,
+    flags,
+    refuse_changed,
+)
 from etude.recipes.teacher import check_student, check_teacher, step_of
+from etude.training.tuning import TuningPhase, total_epochs, tuning_phases
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from etude.data.loaders import Augment, DataLoaders
     from etude.schedules import Cycle
     from etude.training.average import EMA
     from etude.training.callback import Callback
     from etude.training.learner import Learner
+    from etude.training.optimizer import Groups as GroupsOf
+    from etude.training.snapshot import Snapshot
     from etude.types import Json
     from etude.vision.progressive import ProgressiveResizing
 
 Kind = Literal["pictures", "whole pictures", "digits"]
-_T = TypeVar("_T", DataOptions, ModelOptions, TrainOptions)
+Groups = Literal["body and head", "norms with the head", "thirds"]
+"""How a model is divided into layer groups; see `etude.training.transfer`."""
+_T = TypeVar("_T", DataOptions, ModelOptions, TrainOptions, TuningOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +52,9 @@ class Training:
         model: which model; nothing of it is read for digits.
         train: how to train.
         fold: (which, of how many) is held out, counted from 0.
+        tuning: how its body is fine-tuned; None trains everything in one fit.
+        phases: instead of those that `tuning` asks for.
+        groups: the layer groups of the model.
     """
 
     name: str
@@ -47,6 +63,9 @@ class Training:
     model: ModelOptions = field(default_factory=ModelOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     fold: tuple[int, int] | None = None
+    tuning: TuningOptions | None = None
+    phases: tuple[TuningPhase, ...] = ()
+    groups: Groups = "body and head"
 
     def record(self) -> dict[str, Json]:
         """All of it as JSON, for a run's record."""
@@ -54,7 +73,8 @@ class Training:
 
     def flags(self) -> dict[str, Json]:
         """Its options under their flag names; for digits only those that have an effect."""
-        return flags(self.train) if self.kind == "digits" else flags(self.data, self.model, self.train)
+        tuning = () if self.tuning is None else (self.tuning,)
+        return flags(self.train) if self.kind == "digits" else flags(self.data, self.model, self.train, *tuning)
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Training:
@@ -67,6 +87,9 @@ class Training:
             model=_options(ModelOptions, record["model"]),
             train=_options(TrainOptions, record["train"]),
             fold=None if fold is None else (fold[0], fold[1]),
+            tuning=_options(TuningOptions, record["tuning"]) if record.get("tuning") else None,
+            phases=tuple(map(TuningPhase.of, record.get("phases", ()))),
+            groups=record.get("groups", "body and head"),
         )
 
     def check(self) -> None:
@@ -97,9 +120,46 @@ class Training:
         else:
             loaders = self.loaders(quiet=quiet)
             torch.manual_seed(self.train.seed)
-            made = _picture_learner(loaders, self.model, self.train, quiet=quiet)
+            made = _picture_learner(loaders, self.model, self.train, _groups_of(self.groups), quiet=quiet)
         check_student(made)
         return made
+
+    def all_phases(self) -> list[TuningPhase]:
+        """The fits that it is made of; none for a training in one fit."""
+        asked, train = self.tuning, self.train
+        phases = list(self.phases)
+        if asked is not None and not phases:
+            phases = tuning_phases(
+                None,
+                train.lr,
+                freeze_epochs=asked.freeze_epochs,
+                norm=asked.norm,
+                num_groups=3 if asked.gradual else 2,
+                gradual=asked.gradual,
+                pct_start=train.pct_start,
+            )
+        return [replace(one, epochs=train.epochs if one.epochs is None else one.epochs) for one in phases]
+
+    @property
+    def num_epochs(self) -> int:
+        """Of all its phases together."""
+        return total_epochs(self.all_phases(), self.train.epochs) or self.train.epochs
+
+    def fit(
+        self,
+        learner: Learner,
+        callbacks: Sequence[Callback],
+        resume: Snapshot | None = None,
+        change: Collection[str] = (),
+    ) -> None:
+        """Train its learner in one fit, or in its phases; see `Learner.fit`."""
+        from etude.training.transfer import run_phases
+
+        if phases := self.all_phases():
+            run_phases(learner, phases, callbacks=callbacks, resume=resume, change=change)
+            return
+        train, schedule = self.train, self.schedule()
+        learner.fit(train.epochs, train.lr, schedule=schedule, callbacks=callbacks, resume=resume, change=change)
 
     def introduction(self) -> str:
         """What is said before anything is read; empty for pictures, of which reading says more."""
@@ -161,14 +221,28 @@ def _options(kind: type[_T], record: Mapping[str, Any]) -> _T:
     return kind(**record)
 
 
+def _groups_of(name: Groups) -> GroupsOf | None:
+    """The function from a model to its layer groups; None is the model's own."""
+    from etude.training import transfer
+
+    return {"body and head": None, "norms with the head": transfer.norms_with_head, "thirds": transfer.in_thirds}[name]
+
+
 def _check_model(model: ModelOptions, train: TrainOptions) -> None:
     import torch
 
+    from etude.errors import ConfigError
     from etude.training import saving
     from etude.training.device import pick_device
     from etude.vision.models import create_model
 
     pick_device(train.device)
+    if model.pretrained is not None:
+        saving.read_weights(model.pretrained)
+    if Path(model.arch).is_file():
+        raise ConfigError(
+            f"{model.arch} is a file of weights; say --pretrained {model.arch}, and --arch for its network"
+        )
     if Path(model.arch).exists():
         saving.read(model.arch)
         return
@@ -229,7 +303,9 @@ def _augment(data: DataOptions) -> Augment | None:
     return vision.compose(*changes) if changes else None
 
 
-def _picture_learner(loaders: DataLoaders, model: ModelOptions, train: TrainOptions, *, quiet: bool) -> Learner:
+def _picture_learner(
+    loaders: DataLoaders, model: ModelOptions, train: TrainOptions, groups: GroupsOf | None, *, quiet: bool
+) -> Learner:
     from etude import vision
     from etude.optim import adamw
 
@@ -238,6 +314,8 @@ def _picture_learner(loaders: DataLoaders, model: ModelOptions, train: TrainOpti
         return vision.learner(
             model.arch,
             loaders,
+            pretrained=model.pretrained,
+            groups=groups,
             label_smoothing=train.label_smoothing,
             optimizer=adamw(weight_decay=train.weight_decay),
             step=step_of(train),

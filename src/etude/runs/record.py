@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -35,6 +36,7 @@ from etude.training.callback import Callback, describe
 from etude.training.callbacks.record import Record
 from etude.training.history import History
 from etude.training.settings import told
+from etude.training.transfer import HoldNorms, norm_state
 from etude.types import Batch, Json, StepOutput
 
 if TYPE_CHECKING:
@@ -151,12 +153,19 @@ class KeepRun(Callback):
         self._record = Record()
         self._rows: list[tuple[int, dict[str, Json]]] = []
         """Each epoch's row, and how many batches were recorded before it."""
+        self._phases: list[dict[str, Json]] = []
         self._written, self._next_write = 0, 0.0
+        self._begun = False
 
     @override
     def before_fit(self, learner: Learner) -> None:
-        """Write down what was asked for, and where it runs."""
+        """Write down what was asked for, and where it runs; of each further phase, what it trains."""
+        # of a resumed phase the entry comes back with the checkpoint's state
+        self._phases = [*self._phases[: learner.progress.phase], _phase(learner)]
         saving.write_json(self.folder / "config.json", self._config(learner))
+        if self._begun:
+            return
+        self._begun = True
         # of a run that was finished, and now goes on
         for name in ("result.json", saving.WEIGHTS, saving.DESCRIPTION):
             (self.folder / name).unlink(missing_ok=True)
@@ -260,13 +269,14 @@ class KeepRun(Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         """What was recorded."""
-        return {"record": self._record.state_dict(), "rows": list(self._rows)}
+        return {"record": self._record.state_dict(), "rows": list(self._rows), "phases": list(self._phases)}
 
     @override
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on recording."""
         self._record.load_state_dict(state["record"])
         self._rows = [(position, row) for position, row in state["rows"]]
+        self._phases = list(state.get("phases", self._phases))
         self._write_anew()
 
     def _config(self, learner: Learner) -> dict[str, Json]:
@@ -294,8 +304,23 @@ class KeepRun(Callback):
             "accumulate": learner.accumulate,
             "seed": learner.seed,
             "epochs": learner.progress.num_epochs,
+            "phases": list(self._phases),
             "steps_per_epoch": learner.progress.steps_per_epoch,
         }
+
+
+def _phase(learner: Learner) -> dict[str, Json]:
+    """What one fit of a training trains: all of the model, or what is not frozen, and what the norms do in a step."""
+    held = [name for one in learner.running().events.callbacks if isinstance(one, HoldNorms) for name in one.names]
+    counts = Counter(norm_state(learner.model, held).values())
+    parameters = list(learner.model.parameters())
+    return {
+        "first_epoch": learner.progress.epoch + 1,
+        "epochs": learner.progress.num_epochs,
+        "trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "norms": dict(counts),
+    }
 
 
 def _append(path: Path, lines: Sequence[dict[str, Json]]) -> None:

@@ -119,6 +119,23 @@ def _signed_sums(values: Sequence[float]) -> list[float]:
     return sums
 
 
+def t_p(differences: Sequence[float]) -> float:
+    """The two-sided p-value of Student's paired t test, which takes differences to be normally distributed.
+
+    NaN for a single value; 0 where all differ by the same amount.
+
+    >>> round(t_p([0.01, 0.02, 0.03]), 4)
+    0.0742
+    """
+    if len(differences) < 2:
+        return math.nan
+    error = deviation(differences) / math.sqrt(len(differences))
+    if error == 0:
+        return 0.0 if mean(differences) else 1.0
+    freedom = len(differences) - 1
+    return 1 - _t_share(math.atan(abs(mean(differences)) / error / math.sqrt(freedom)), freedom)
+
+
 @dataclass(frozen=True)
 class Paired:
     """Differences between pairs of runs that share a seed.
@@ -145,6 +162,11 @@ class Paired:
     def p(self) -> float:
         """The exact sign-flip p-value."""
         return sign_flip_p(self.differences)
+
+    @property
+    def t_p(self) -> float:
+        """The p-value of the paired t test."""
+        return t_p(self.differences)
 
     @property
     def smallest_p(self) -> float:

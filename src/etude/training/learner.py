@@ -7,9 +7,10 @@ To follow a batch, start at `supervised_step` in step.py and read the four verbs
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +43,8 @@ from etude.training.predict import Views, predict
 from etude.training.snapshot import Snapshot, precision_of
 from etude.training.step import Step, supervised_step
 from etude.training.summary import Summary, layer_table, summarize
-from etude.training.transfer import NormPolicy
+from etude.training.tuning import NormPolicy
 from etude.types import Batch, StepOutput
-
-if TYPE_CHECKING:
-    import os
 
 
 @final
@@ -188,6 +186,7 @@ class Learner:
         *,
         freeze_epochs: int = 1,
         norm: NormPolicy = "train",
+        gradual: bool = False,
         callbacks: Sequence[Callback] = (),
         resume: Snapshot | str | os.PathLike[str] | None = None,
     ) -> History:
@@ -198,13 +197,14 @@ class Learner:
             lr: the head's peak learning rate while the body is frozen; half of it afterwards.
             freeze_epochs: epochs with the body frozen; 0 for none.
             norm: what the norms of the frozen body do: "train", "affine" or "frozen" (see `etude.training.transfer`).
-            callbacks: for both phases, after the learner's own.
+            gradual: unfreeze one layer group after the other, for `freeze_epochs` each.
+            callbacks: for every phase, after the learner's own.
             resume: a checkpoint of the same call; training goes on in the phase in which it was taken.
 
         Returns:
             The history of the last phase.
         """
-        return transfer.fine_tune(self, num_epochs, lr, freeze_epochs, norm, callbacks, resume)
+        return transfer.fine_tune(self, num_epochs, lr, freeze_epochs, norm, gradual, callbacks, resume)
 
     # -- the four verbs of a step ---------------------------------------------------------------------------------
 
@@ -281,9 +281,9 @@ class Learner:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             return self.transform(next(self.data.train.batches(self.progress.epoch, self.device)))
 
-    def summary(self) -> Summary:
-        """The model's layers with output shapes and parameters, from one batch in evaluation mode."""
-        return summarize(self)
+    def summary(self, *, all_layers: bool = False) -> Summary:
+        """The model's children (or all layers in them) with shapes, parameters and what their norms do in a step."""
+        return summarize(self, all_layers=all_layers)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a folder of `model.safetensors` and `model.json`; `etude.load` reads it back."""

@@ -4,23 +4,32 @@ A frozen BatchNorm is not one thing. In training mode it still normalizes by the
 statistics; only its scale and shift stand still. What the lesson found is that freezing those ruins the result, so
 they train unless told otherwise.
 
-Source: SPEC T6-T8.
+Source: SPEC T6-T10.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias, final
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, final
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from etude.errors import ConfigError
 from etude.layers import NORMS
+from etude.schedules import one_cycle
 from etude.training import checkpoint
+from etude.training.adapt import Adapted as Adapted
+from etude.training.adapt import adapt as adapt
+from etude.training.adapt import cut as cut
+from etude.training.adapt import width_of as width_of
 from etude.training.callback import Callback
 from etude.training.optimizer import layer_groups
 from etude.training.snapshot import Snapshot
+from etude.training.tuning import NormPolicy, TuningPhase, check_norm, tuning_phases
+from etude.training.weights import LoadReport as LoadReport
+from etude.training.weights import load_weights as load_weights
 from etude.types import Json
 
 if TYPE_CHECKING:
@@ -29,32 +38,80 @@ if TYPE_CHECKING:
     from etude.training.history import History
     from etude.training.learner import Learner
 
-NormPolicy: TypeAlias = Literal["train", "affine", "frozen"]
+# -- layer groups -----------------------------------------------------------------------------------------------------
+
+
+def norms_with_head(model: nn.Module) -> list[list[nn.Parameter]]:
+    """Two layer groups: the body without its norms, and the norms with the head. For `Learner(groups=...)`.
+
+    With a learning rate of 0 for the first group, it is as if frozen, and the norms train at the head's rate.
+
+    Source: SPEC T9, T10.
+    """
+    *body, head = [group["params"] for group in layer_groups(model)]
+    norms = {parameter for module in model.modules() if isinstance(module, NORMS) for parameter in module.parameters()}
+    inner = [parameter for group in body for parameter in group]
+    return [[one for one in inner if one not in norms], [*(one for one in inner if one in norms), *head]]
+
+
+def in_thirds(model: nn.Module) -> list[list[nn.Parameter]]:
+    """Three layer groups: the first half of the body, by its tensors, the second half, and the head.
+
+    Cut between two children of the body, so that no block is divided. For gradual unfreezing.
+    """
+    *body, head = [group["params"] for group in layer_groups(model)]
+    inner = {parameter for group in body for parameter in group}
+    first: list[nn.Parameter] = []
+    for unit in _units(model, inner):
+        first += unit
+        if 2 * len(first) >= len(inner):
+            break
+    taken = set(first)
+    return [first, [one for group in body for one in group if one not in taken], list(head)]
+
+
+def _units(model: nn.Module, inner: set[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """The body's parameters, child by child; a body that is one child is opened."""
+    units = [[one for one in child.parameters() if one in inner] for child in model.children()]
+    units = [unit for unit in units if unit]
+    if len(units) != 1:
+        return units
+    (body,) = (child for child in model.children() if inner & set(child.parameters()))
+    return _units(body, inner) if list(body.children()) else units
+
+
+# -- freezing ---------------------------------------------------------------------------------------------------------
 
 
 def freeze_body(learner: Learner, norm: NormPolicy = "train") -> list[Callback]:
-    """Let only the last layer group train.
+    """Let only the last layer group train; see `freeze`."""
+    return freeze(learner, 1, norm)
+
+
+def freeze(learner: Learner, trained: int = 1, norm: NormPolicy = "train") -> list[Callback]:
+    """Let only the last layer groups train.
 
     Args:
-        learner: its model must have at least two layer groups.
-        norm: for the norms of the frozen part. "train": scale and shift train, statistics move (the lesson's finding).
-            "affine": scale and shift stand still, statistics move. "frozen": both stand still.
+        learner: its model must have more layer groups than are to train. What was frozen before stays so.
+        trained: how many groups, from the head on.
+        norm: for the norms of the frozen groups. "train": scale and shift train, statistics move (the lesson's
+            finding). "affine": scale and shift stand still, statistics move. "frozen": both stand still.
 
     Returns:
         The callbacks that the fit needs for it.
 
     Raises:
-        ConfigError: the model has a single layer group, so there is no body.
+        ConfigError: nothing would be left to freeze.
     """
-    if norm not in ("train", "affine", "frozen"):
-        raise ConfigError(f"norm must be 'train', 'affine' or 'frozen', got {norm!r}")
+    check_norm(norm)
     groups = layer_groups(learner.model, learner.groups)
-    if len(groups) < 2:
+    if len(groups) <= trained:
+        count = "one layer group" if len(groups) == 1 else f"{len(groups)} layer groups"
         raise ConfigError(
-            f"{type(learner.model).__name__} has one layer group, so there is no body to freeze; pass groups= to the "
-            "learner, with the head last"
+            f"{type(learner.model).__name__} has {count}, so there is no body to freeze with trained={trained}; pass "
+            "groups= to the learner, with the head last"
         )
-    head = set(groups[-1]["params"])
+    head = {parameter for group in groups[-trained:] for parameter in group["params"]}
     frozen_before = {parameter for parameter in learner.model.parameters() if not parameter.requires_grad}
     for parameter in learner.model.parameters():
         parameter.requires_grad_(parameter in head and parameter not in frozen_before)
@@ -78,35 +135,96 @@ def unfreeze(learner: Learner) -> None:
     learner.model.requires_grad_(True)
 
 
+# -- training in phases -----------------------------------------------------------------------------------------------
+
+
 def fine_tune(
     learner: Learner,
     num_epochs: int,
     lr: float,
     freeze_epochs: int,
     norm: NormPolicy,
+    gradual: bool,
     callbacks: Sequence[Callback],
     resume: Snapshot | str | os.PathLike[str] | None,
 ) -> History:
-    """Train the head alone, then everything with a lower learning rate for the body."""
+    """Train the head alone, then everything with lower learning rates for the body; see `Learner.fine_tune`."""
+    count = len(layer_groups(learner.model, learner.groups))
+    phases = tuning_phases(num_epochs, lr, freeze_epochs=freeze_epochs, norm=norm, num_groups=count, gradual=gradual)
+    return run_phases(learner, phases, callbacks=callbacks, resume=resume)
+
+
+def run_phases(
+    learner: Learner,
+    phases: Sequence[TuningPhase],
+    *,
+    callbacks: Sequence[Callback] = (),
+    resume: Snapshot | str | os.PathLike[str] | None = None,
+    change: Collection[str] = (),
+    say: Callable[[str], None] | None = None,
+) -> History:
+    """Fit a learner in phases, each with its own part of the model trainable; afterwards all is as it was.
+
+    Args:
+        learner: what is trained.
+        phases: in their order; their `epochs` must be numbers.
+        callbacks: for every phase, after the learner's own.
+        resume: a checkpoint of the same call; training goes on in the phase in which it was taken.
+        change: what may differ from then; see `Learner.fit`.
+        say: told of each phase before it begins; None prints it where the learner shows progress.
+
+    Returns:
+        The history of the last phase.
+    """
     snapshot = resume if resume is None or isinstance(resume, Snapshot) else checkpoint.read_newest(resume)
-    phase = 0 if snapshot is None else snapshot.progress["phase"]
+    first = 0 if snapshot is None else snapshot.progress["phase"]
+    if not first < len(phases):
+        raise ConfigError(f"the checkpoint is of phase {first + 1}, but there are {len(phases)}; pass the same phases")
     trainable = {parameter: parameter.requires_grad for parameter in learner.model.parameters()}
     try:
-        if freeze_epochs and phase == 0:
-            frozen = freeze_body(learner, norm)
-            learner.fit(freeze_epochs, lr=lr, callbacks=[*frozen, *callbacks], resume=snapshot)
-            snapshot = None
-        for parameter, flag in trainable.items():
-            parameter.requires_grad_(flag)
-        count = len(layer_groups(learner.model, learner.groups))
-        # each group a factor below the next one, a hundredth for the first of many: the head has the most to learn
-        rates = [max(lr / 2 * 0.1 ** (count - 1 - i), lr / 200) for i in range(count)]
-        learner.progress.phase = 1
-        return learner.fit(num_epochs, lr=rates, callbacks=callbacks, resume=snapshot)
+        for i, phase in enumerate(phases[first:], first):
+            for parameter, flag in trainable.items():
+                parameter.requires_grad_(flag)
+            held = [] if phase.trained is None else freeze(learner, phase.trained, phase.norm)
+            learner.progress.phase = i
+            if len(phases) > 1 and (say or learner.show_progress):
+                (say or print)(f"phase {i + 1} of {len(phases)}: {describe_phase(learner, phase)}")
+            assert phase.epochs is not None
+            history = learner.fit(
+                phase.epochs,
+                lr=phase.lr,
+                schedule=partial(one_cycle, pct_start=phase.pct_start),
+                callbacks=[*held, *callbacks],
+                resume=snapshot,
+                change=change,
+                reset_optimizer=phase.reset_optimizer,
+            )
+            snapshot, change = None, ()
+        return history
     finally:
         learner.progress.phase = 0
         for parameter, flag in trainable.items():
             parameter.requires_grad_(flag)
+
+
+_WORDS = {
+    "train": "the norms of the rest train",
+    "affine": "the norms of the rest only move their statistics",
+    "frozen": "the norms of the rest stand still",
+}
+
+
+def describe_phase(learner: Learner, phase: TuningPhase) -> str:
+    """A phase in words; the learner must be frozen for it already."""
+    total = sum(parameter.numel() for parameter in learner.model.parameters())
+    trained = sum(parameter.numel() for parameter in learner.model.parameters() if parameter.requires_grad)
+    rates = phase.lr if isinstance(phase.lr, tuple) else (phase.lr,)
+    lr = f"lr {', '.join(f'{rate:.3g}' for rate in rates)}"
+    epochs = f"{phase.epochs} epoch{'' if phase.epochs == 1 else 's'}"
+    if phase.trained is None:
+        return f"all {total:,} parameters train, {epochs}, {lr}"
+    what = "the head trains" if phase.trained == 1 else f"the last {phase.trained} layer groups train"
+    return f"{what}, {_WORDS[phase.norm]} ({trained:,} of {total:,} parameters), {epochs}, {lr}"
 
 
 @final
@@ -130,3 +248,24 @@ class HoldNorms(Callback):
     def config(self) -> dict[str, Json]:
         """The names."""
         return {"names": list(self.names)}
+
+
+def norm_state(model: nn.Module, holding: Collection[str] = ()) -> dict[str, str]:
+    """What each norm does in a training step, in the words of the policies.
+
+    Args:
+        model: its `requires_grad` flags tell whether scale and shift train.
+        holding: norms that are kept in evaluation mode, as by `HoldNorms`.
+
+    Returns:
+        Name to "train", "affine" (of the two only the statistics move) or "frozen".
+    """
+    states = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, NORMS):
+            continue
+        trains = any(parameter.requires_grad for parameter in module.parameters())
+        keeps = isinstance(getattr(module, "running_mean", None), Tensor)
+        moves = keeps and name not in holding
+        states[name] = "train" if trains else "affine" if moves else "frozen"
+    return states

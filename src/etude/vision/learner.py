@@ -11,9 +11,9 @@ from torch import nn
 
 from etude.data.loaders import DataLoaders
 from etude.errors import ConfigError
-from etude.losses import LabelSmoothingCrossEntropy, LossFn
-from etude.metrics import accuracy, cross_entropy, multilabel_accuracy
+from etude.losses import LossFn
 from etude.optim import OptimizerFactory, adamw
+from etude.regression import NumberLossName, give_numbers
 from etude.training.average import EMA
 from etude.training.callback import Callback
 from etude.training.callbacks.mixup import MixUp
@@ -21,18 +21,20 @@ from etude.training.learner import Learner
 from etude.training.optimizer import Groups
 from etude.training.precision import Precision
 from etude.training.step import Step, supervised_step
-from etude.vision.pretrained import model_for
-
-_METRICS = {"accuracy": accuracy, "cross_entropy": cross_entropy}
+from etude.vision.objective import ClassWeights, draws_balanced, loss_for, metrics_for
+from etude.vision.pretrained import normalized_as, start_for
 
 
 def learner(
     arch: str | os.PathLike[str] | nn.Module,
     data: DataLoaders,
     *,
+    pretrained: str | os.PathLike[str] | None = None,
     mixup: float = 0.0,
     label_smoothing: float = 0.1,
-    loss_fn: LossFn | None = None,
+    class_weights: ClassWeights = None,
+    focal: float = 0.0,
+    loss_fn: LossFn | NumberLossName | None = None,
     optimizer: OptimizerFactory | None = None,
     groups: Groups | None = None,
     callbacks: Sequence[Callback] = (),
@@ -45,15 +47,23 @@ def learner(
     progress: bool = True,
     **options: Any,
 ) -> Learner:
-    """A learner with accuracy, label smoothing and AdamW.
+    """A learner with the metrics and the loss that suit its targets, and AdamW.
+
+    One class for each picture: accuracy, and cross entropy with label smoothing. Several labels: the same for the yes
+    or no of each class, macro F1 and exact match. Numbers: MAE, RMSE and R2, and the mean squared error.
 
     Args:
         arch: the name of an architecture; or the folder of a saved model or run, whose body is taken over and gets a
-            new head; or a model of your own.
+            new head; or "timm:NAME", with its pretrained weights; or a model of your own.
         data: from `vision.load`.
+        pretrained: with an architecture by name, where its body comes from: a `.safetensors` file, or the folder of a
+            saved model or run. The head is new. Pictures are normalized as the body's own were, where that is known.
         mixup: the alpha of `MixUp`; 0 leaves it out.
         label_smoothing: 0 is plain cross entropy. The epoch table shows the plain cross entropy as well.
-        loss_fn: instead of the smoothed cross entropy; pictures with several labels get a binary one.
+        class_weights: "balanced" makes every class count as much in the loss, however rare; or weights of your own,
+            see `etude.losses.FocalLoss`. Balanced accuracy and macro F1 are then shown too, as for `focal`.
+        focal: the gamma of a focal loss, such as 2; 0 for none.
+        loss_fn: a loss of your own; for numbers also "mse", "l1" or "huber".
         optimizer: instead of `etude.optim.adamw()`.
         groups: model -> layer groups; None takes body and head.
         callbacks: after MixUp.
@@ -66,18 +76,22 @@ def learner(
         progress: show a bar and the epoch table.
         options: of the architecture, such as blur_pool=True, activation="mish", stem_stride=1.
     """
-    if data.several_labels:
-        loss_fn = loss_fn or _binary(label_smoothing)
-    model = arch if isinstance(arch, nn.Module) else model_for(str(arch), data, options)
-    if isinstance(arch, nn.Module) and options:
-        raise ConfigError(f"{sorted(options)} belong to an architecture by name and have no effect on a ready model")
+    if isinstance(arch, nn.Module):
+        if options or pretrained is not None:
+            named = sorted(options) if options else f"pretrained={str(pretrained)!r}"
+            raise ConfigError(f"{named} belong to an architecture by name and have no effect on a ready model")
+        model = arch
+    else:
+        start = start_for(str(arch), data, options, None if pretrained is None else str(pretrained))
+        model = start.model if data.numbers is None else give_numbers(start.model, data.numbers)
+        data = normalized_as(data, start)
     return Learner(
         model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stub lacks this form
         data,
-        loss_fn or LabelSmoothingCrossEntropy(label_smoothing),
+        loss_for(data, loss_fn, label_smoothing, class_weights, focal),
         optimizer or adamw(),
         groups=groups,
-        metrics={"accuracy": multilabel_accuracy} if data.several_labels else _METRICS,
+        metrics=metrics_for(data, unequal=class_weights is not None or focal > 0 or draws_balanced(data)),
         callbacks=(*([MixUp(mixup)] if mixup else []), *callbacks),
         step=step,
         precision=precision,
@@ -87,10 +101,3 @@ def learner(
         compile=compile,
         progress=progress,
     )
-
-
-def _binary(label_smoothing: float) -> LossFn:
-    """The loss for pictures with several labels each."""
-    if label_smoothing:
-        print("several labels for each picture: binary cross entropy, without label smoothing")
-    return nn.BCEWithLogitsLoss()
