@@ -146,7 +146,7 @@ def test_a_finished_run_lends_its_body(run, colors, tmp_path):
     done = etude("train", colors, *SPLIT, "--arch", run[0], *few)
 
     assert done.code == 0, done.errors
-    assert f"of {run[0]}; new head" in done.out
+    assert f"from {run[0]}; new head" in done.out
     assert "1 epoch of " in done.out
 
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from etude.commands.shared import Model, Pictures, Run, Training, finish
+from etude.commands.shared import From, Model, Pictures, Run, Training, finish
 from etude.recipes import finetune as finetune_recipe
 from etude.recipes import options as given
 from etude.recipes import pets_study as study
 from etude.recipes.options import DataOptions, ModelOptions, RunOptions, TuningOptions
-
-From = Parameter(name="--from")
 
 
 def finetune(

@@ -6,14 +6,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from etude.commands.shared import Model, Output, Pictures, SomeBadError, Training, finish
+from etude.commands.shared import From, Model, Output, Pictures, SomeBadError, Training, finish
 from etude.recipes import demo as demo_recipe
+from etude.recipes import finetune as finetune_recipe
 from etude.recipes import imagenette as imagenette_recipe
 from etude.recipes import lr_find as lr_find_recipe
 from etude.recipes import options as given
 from etude.recipes import training as asked
 from etude.recipes.lr_find import FinderOptions
-from etude.recipes.options import DataOptions, ModelOptions, OutputOptions, TrainOptions
+from etude.recipes.options import DataOptions, ModelOptions, OutputOptions, TrainOptions, TuningOptions
 
 Rates = Parameter(name="*")
 
@@ -46,6 +47,31 @@ def train(
         A folder, an archive, or a known data set; the same as --data.
     """
     training = asked.Training(name="train", data=given.pictures_of(path, data), model=model, train=train)
+    _find(training, finder, output)
+
+
+def finetune(
+    path: str | None = None,
+    /,
+    *,
+    source: Annotated[str | None, From] = None,
+    finder: Annotated[FinderOptions, Rates] = FinderOptions(),  # noqa: B008
+    data: Annotated[DataOptions, Pictures] = DataOptions(),  # noqa: B008
+    model: Annotated[ModelOptions, Model] = ModelOptions(),  # noqa: B008
+    train: Annotated[finetune_recipe.FinetuneOptions, Training] = finetune_recipe.FinetuneOptions(),  # noqa: B008
+    tuning: Annotated[TuningOptions, Training] = TuningOptions(),  # noqa: B008
+    output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008
+) -> None:
+    """Find a learning rate for etude finetune, with everything trainable.
+
+    Parameters
+    ----------
+    path
+        A folder, an archive, or a known data set; the same as --data.
+    source
+        The body, as for etude finetune.
+    """
+    training = finetune_recipe.training(given.pictures_of(path, data), source, model, train, tuning)
     _find(training, finder, output)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from etude.commands.shared import Model, Pictures, Run, Training, finish
+from etude.commands.shared import From, Model, Pictures, Run, Training, finish
 from etude.recipes import demo as demo_recipe
+from etude.recipes import finetune as finetune_recipe
 from etude.recipes import imagenette as imagenette_recipe
 from etude.recipes import options as given
 from etude.recipes import plan as plan_recipe
 from etude.recipes import training as asked
-from etude.recipes.options import DataOptions, ModelOptions, RunOptions, TrainOptions
+from etude.recipes.options import DataOptions, ModelOptions, RunOptions, TrainOptions, TuningOptions
 
 
 def demo(
@@ -53,6 +54,33 @@ def train(
     """
     training = asked.Training(name="train", data=given.pictures_of(path, data), model=model, train=train)
     finish(plan_recipe.plan(training, run, out=out, folds=folds), run)
+
+
+def finetune(
+    path: str | None = None,
+    /,
+    *,
+    source: Annotated[str | None, From] = None,
+    out: str | None = None,
+    data: Annotated[DataOptions, Pictures] = DataOptions(),  # noqa: B008
+    model: Annotated[ModelOptions, Model] = ModelOptions(),  # noqa: B008
+    train: Annotated[finetune_recipe.FinetuneOptions, Training] = finetune_recipe.FinetuneOptions(),  # noqa: B008
+    tuning: Annotated[TuningOptions, Training] = TuningOptions(),  # noqa: B008
+    run: Annotated[RunOptions, Run] = RunOptions(),  # noqa: B008
+) -> None:
+    """Tell what etude finetune will do with your own pictures.
+
+    Parameters
+    ----------
+    path
+        A folder, an archive, or a known data set; the same as --data.
+    source
+        The body, as for etude finetune.
+    out
+        A PNG of learning rate and momentum of the last phase.
+    """
+    training = finetune_recipe.training(given.pictures_of(path, data), source, model, train, tuning)
+    finish(plan_recipe.plan(training, run, out=out), run)
 
 
 def imagenette(

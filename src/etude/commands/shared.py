@@ -14,6 +14,8 @@ Pictures, Model, Training, Run, Output = (
     Parameter(name="*", group=Group(name, sort_key=place))
     for place, name in enumerate(("Pictures", "Model", "Training", "Run", "Output"), start=2)
 )
+From = Parameter(name="--from")
+"""Where a body comes from; `from` is no name in Python."""
 
 
 class SomeBadError(Exception):

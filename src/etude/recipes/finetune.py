@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from etude.recipes.options import ClassWeights as ClassWeights
 from etude.recipes.options import (
     DataOptions,
     ModelOptions,
@@ -19,6 +20,7 @@ from etude.recipes.options import (
     TuningOptions,
     refuse_changed,
 )
+from etude.recipes.options import NumberLoss as NumberLoss
 from etude.recipes.several import over_seeds
 from etude.recipes.training import Training
 

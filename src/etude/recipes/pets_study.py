@@ -11,6 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from etude.recipes.options import ClassWeights as ClassWeights
 from etude.recipes.options import (
     DataOptions,
     ModelOptions,
@@ -20,6 +21,7 @@ from etude.recipes.options import (
     check,
     refuse_changed,
 )
+from etude.recipes.options import NumberLoss as NumberLoss
 from etude.recipes.several import Several, run_all
 from etude.recipes.training import Groups, Training
 from etude.runs.statistics import Paired, number, spread

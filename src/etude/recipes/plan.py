@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from etude.recipes.options import RunOptions, check, check_picture, flags, telle
 if TYPE_CHECKING:
     from etude.recipes.training import Training
     from etude.training.callback import Callback
+    from etude.training.learner import Learner
+    from etude.training.plan import Plan
     from etude.types import Json
 
 
@@ -35,20 +38,14 @@ def plan(
         folds: of a cross-validation; 0 for none. The first of its trainings is planned.
 
     Returns:
-        The plan as JSON (see `etude.training.plan.Plan`), with `runs`, how many such trainings there will be, and
-        `runs_seconds`, what they will take together.
+        The plan as JSON (see `etude.training.plan.Plan`; of several phases the last one's, and each as `phases`), with
+        `runs`, how many such trainings there will be, and `runs_seconds`, what they will take together.
     """
-    from etude.errors import ConfigError
     from etude.recipes.train import checkpoints_of
-    from etude.runs.record import KeepRun, check_run_dir
+    from etude.runs.record import KeepRun
+    from etude.training.plan_text import seconds_text
 
-    if out is not None:
-        check_picture(out)
-    check(run)
-    check_run_dir(run.run_dir)
-    training.check()
-    if folds and (folds < 2 or training.train.seeds > 1 or training.data.valid_pct is not None):
-        raise ConfigError("--folds must be at least 2, and decides what is held out: without --seeds and --valid-pct")
+    _check(training, run, out, folds)
     runs = folds or training.train.seeds
     first = replace(training, train=replace(training.train, seeds=1), fold=(0, folds) if folds else training.fold)
     say = teller(run)
@@ -58,19 +55,60 @@ def plan(
     say("timing a few steps on a copy of the model; nothing is trained or kept\n")
     with TemporaryDirectory(prefix="etude-plan-", ignore_cleanup_errors=True) as folder, _stopping_at_once():
         # a training writes its run while it goes on, which takes time too; here into a folder that goes away
-        keep = KeepRun(Path(folder), first.flags() | flags(run), first.record())
-        writers: list[Callback] = [keep, checkpoints_of(Path(folder), run)]
-        from etude.training.plan import make_plan
+        def writers(place: str) -> list[Callback]:
+            into = Path(folder) / place
+            into.mkdir()
+            return [KeepRun(into, first.flags() | flags(run), first.record()), checkpoints_of(into, run)]
 
-        train = first.train
-        made = make_plan(learner, train.epochs, train.lr, schedule=first.schedule(), callbacks=writers, timed=writers)
-    say(repr(made))
+        plans = list(_plans(first, learner, writers, say))
+    seconds = sum(made.forecast.total for made in plans)
+    if len(plans) > 1:
+        say(f"\nall {len(plans)} phases take {seconds_text(seconds)}")
     if runs > 1:
         say(f"\n{runs} such trainings take {runs} times as long")
     if out is not None:
-        made.draw(out)
-        say(f"\nlook at {out}")
-    return {**made.as_json(), "runs": runs, "runs_seconds": runs * made.forecast.total, "picture": out}
+        plans[-1].draw(out)
+        say(f"\nlook at {out}{' for the last phase' if len(plans) > 1 else ''}")
+    phases: dict[str, Json] = {"phases": [made.as_json() for made in plans]} if len(plans) > 1 else {}
+    return {**plans[-1].as_json(), **phases, "runs": runs, "runs_seconds": runs * seconds, "picture": out}
+
+
+def _check(training: Training, run: RunOptions, out: str | None, folds: int) -> None:
+    """Refuse what the training would refuse, before anything is read."""
+    from etude.errors import ConfigError
+    from etude.runs.record import check_run_dir
+
+    if out is not None:
+        check_picture(out)
+    check(run)
+    check_run_dir(run.run_dir)
+    training.check()
+    if folds and (folds < 2 or training.train.seeds > 1 or training.data.valid_pct is not None):
+        raise ConfigError("--folds must be at least 2, and decides what is held out: without --seeds and --valid-pct")
+
+
+def _plans(
+    training: Training, learner: Learner, writers: Callable[[str], list[Callback]], say: Callable[[str], None]
+) -> Iterator[Plan]:
+    """The plan of its one fit, or of each of its phases, said as it comes."""
+    from etude.schedules import one_cycle
+    from etude.training.plan import make_plan
+    from etude.training.transfer import describe_phase, in_phase
+
+    train, phases = training.train, training.all_phases()
+    if not phases:
+        kept = writers("run")
+        made = make_plan(learner, train.epochs, train.lr, schedule=training.schedule(), callbacks=kept, timed=kept)
+        say(repr(made))
+        yield made
+    for i, phase in enumerate(phases, 1):
+        assert phase.epochs is not None
+        with in_phase(learner, phase) as held:
+            say(f"phase {i} of {len(phases)}: {describe_phase(learner, phase)}\n")
+            schedule, kept = partial(one_cycle, pct_start=phase.pct_start), writers(f"phase-{i}")
+            made = make_plan(learner, phase.epochs, phase.lr, schedule=schedule, callbacks=[*held, *kept], timed=kept)
+        say(repr(made) + "\n")
+        yield made
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from etude.recipes.options import (
     TrainOptions,
     TuningOptions,
     check,
+    check_target,
     flags,
     refuse_changed,
 )
@@ -101,12 +102,17 @@ class Training:
         """
         check(self.train) if self.kind == "digits" else check(self.data, self.train)
         check_teacher(self.train)
+        if self.tuning is not None:
+            check(self.tuning)
+        self.all_phases()
         if self.kind != "digits":
+            check_target(self.data, self.train)
             _check_model(self.model, self.train)
             for growing in _growing(self.train):
                 growing.check(self.data.size)
         else:
             refuse_changed(self.train, ("progressive",), "the digits are 8 pixels small")
+            refuse_changed(self.train, ("loss",), "it is one of numbers, and digits are classes")
 
     def learner(self, *, quiet: bool) -> Learner:
         """The learner, its random seed set."""
@@ -201,6 +207,9 @@ class Training:
             seed=self.train.seed,
             split_seed=data.split_seed,
             label=data.label,
+            target=data.target,
+            several=data.several,
+            sampling=data.sampling,
             fold=self.fold,
             label_noise=data.label_noise,
             windows=whole or vision.RandomResizedCrop((data.min_scale, 1.0), flip=data.flip),
@@ -317,6 +326,9 @@ def _picture_learner(
             pretrained=model.pretrained,
             groups=groups,
             label_smoothing=train.label_smoothing,
+            class_weights=None if train.class_weights == "none" else train.class_weights,
+            focal=train.focal,
+            loss_fn=train.loss,
             optimizer=adamw(weight_decay=train.weight_decay),
             step=step_of(train),
             callbacks=[*mixing(train), *_growing(train)],

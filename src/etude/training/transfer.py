@@ -9,8 +9,10 @@ Source: SPEC T6-T10.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, final
 
 from torch import Tensor, nn
@@ -61,11 +63,12 @@ def in_thirds(model: nn.Module) -> list[list[nn.Parameter]]:
     """
     *body, head = [group["params"] for group in layer_groups(model)]
     inner = {parameter for group in body for parameter in group}
-    first: list[nn.Parameter] = []
-    for unit in _units(model, inner):
-        first += unit
-        if 2 * len(first) >= len(inner):
-            break
+    units = _units(model, inner)
+    if len(units) < 2:
+        raise ConfigError(f"the body of {type(model).__name__} has no parts to cut between; write groups= yourself")
+    ends = list(accumulate(map(len, units[:-1])))
+    middle = min(range(len(ends)), key=lambda i: abs(2 * ends[i] - len(inner)))
+    first = [one for unit in units[: middle + 1] for one in unit]
     taken = set(first)
     return [first, [one for group in body for one in group if one not in taken], list(head)]
 
@@ -180,29 +183,35 @@ def run_phases(
     first = 0 if snapshot is None else snapshot.progress["phase"]
     if not first < len(phases):
         raise ConfigError(f"the checkpoint is of phase {first + 1}, but there are {len(phases)}; pass the same phases")
-    trainable = {parameter: parameter.requires_grad for parameter in learner.model.parameters()}
     try:
         for i, phase in enumerate(phases[first:], first):
-            for parameter, flag in trainable.items():
-                parameter.requires_grad_(flag)
-            held = [] if phase.trained is None else freeze(learner, phase.trained, phase.norm)
-            learner.progress.phase = i
-            if len(phases) > 1 and (say or learner.show_progress):
-                (say or print)(f"phase {i + 1} of {len(phases)}: {describe_phase(learner, phase)}")
             assert phase.epochs is not None
-            history = learner.fit(
-                phase.epochs,
-                lr=phase.lr,
-                schedule=partial(one_cycle, pct_start=phase.pct_start),
-                callbacks=[*held, *callbacks],
-                resume=snapshot,
-                change=change,
-                reset_optimizer=phase.reset_optimizer,
-            )
+            with in_phase(learner, phase) as held:
+                learner.progress.phase = i
+                if len(phases) > 1 and (say or learner.show_progress):
+                    (say or print)(f"phase {i + 1} of {len(phases)}: {describe_phase(learner, phase)}")
+                history = learner.fit(
+                    phase.epochs,
+                    lr=phase.lr,
+                    schedule=partial(one_cycle, pct_start=phase.pct_start),
+                    callbacks=[*held, *callbacks],
+                    resume=snapshot,
+                    change=change,
+                    reset_optimizer=phase.reset_optimizer,
+                )
             snapshot, change = None, ()
         return history
     finally:
         learner.progress.phase = 0
+
+
+@contextmanager
+def in_phase(learner: Learner, phase: TuningPhase) -> Iterator[list[Callback]]:
+    """Inside, only what the phase trains is trainable; gives the callbacks that its fit needs."""
+    trainable = {parameter: parameter.requires_grad for parameter in learner.model.parameters()}
+    try:
+        yield [] if phase.trained is None else freeze(learner, phase.trained, phase.norm)
+    finally:
         for parameter, flag in trainable.items():
             parameter.requires_grad_(flag)
 
