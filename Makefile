@@ -33,6 +33,11 @@ check: $(STAMP) ## lint, types, and file and function budgets
 	@echo "mypy --strict" && $(BIN)/mypy
 	@echo "budgets" && $(BIN)/python tests/budgets.py
 
+test-timm: ## set up an environment with timm in .venv-timm, then test models of timm
+	@test -x .venv-timm/bin/python || $(PY) -m venv .venv-timm
+	@.venv-timm/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable '.[test,timm]'
+	@.venv-timm/bin/python -m pytest tests/test_timm.py
+
 kill-test: $(STAMP) ## kill a training 200 times, also inside a save: nothing lost, the same bits (a minute)
 	@$(BIN)/python tests/kill.py
 
@@ -44,6 +49,6 @@ docs: $(STAMP) ## build the documentation into docs/_build
 	@$(BIN)/sphinx-build -W -q docs docs/_build && echo "open docs/_build/index.html"
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) docs/_build build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-timm docs/_build build dist .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help demo test test-all check kill-test bench docs clean
+.PHONY: help demo test test-all test-timm check kill-test bench docs clean

@@ -12,13 +12,15 @@ ROWS = (
     + ["L1", "L2"]
     + [f"X{i}" for i in range(1, 20)]
     + [f"E{i}" for i in range(1, 13)]
-    + ["E8-CHK", "Q1", "Q3"]
+    + ["E8-CHK"]
+    + [f"T{i}" for i in range(1, 13)]
+    + ["Q1", "Q3"]
 )
 TEXT = (REPO / "docs" / "rows.md").read_text(encoding="utf-8")
 
 
 def _cells() -> list[list[str]]:
-    lines = [line for line in TEXT.splitlines() if re.match(r"\| ([AMLXEQ])?\d", line)]
+    lines = [line for line in TEXT.splitlines() if re.match(r"\| ([AMLXETQ])?\d", line)]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 

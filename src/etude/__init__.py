@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from etude.errors import SkipStep as SkipStep
     from etude.errors import StopEpoch as StopEpoch
     from etude.errors import StopFit as StopFit
+    from etude.exports.export import export as export
     from etude.losses import LabelSmoothingCrossEntropy as LabelSmoothingCrossEntropy
     from etude.metrics import accuracy as accuracy
     from etude.metrics import top_k_accuracy as top_k_accuracy
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from etude.schedules import flat as flat
     from etude.schedules import flat_cosine as flat_cosine
     from etude.schedules import one_cycle as one_cycle
+    from etude.training import transfer as transfer
+    from etude.training.activations import activation_statistics as activation_statistics
     from etude.training.average import EMA as EMA
     from etude.training.callback import Callback as Callback
     from etude.training.callbacks.checkpoints import Checkpoints as Checkpoints
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from etude.training.distill import Distillation as Distillation
     from etude.training.finder import find_lr as find_lr
     from etude.training.history import History as History
+    from etude.training.interpret import Interpretation as Interpretation
     from etude.training.learner import Learner as Learner
     from etude.training.lr_curve import LRCurve as LRCurve
     from etude.training.plan import Plan as Plan
@@ -68,7 +72,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("losses", "metrics", "muon", "optim", "schedules", "vision")
+_MODULES = {
+    "losses": "losses",
+    "metrics": "metrics",
+    "muon": "muon",
+    "optim": "optim",
+    "schedules": "schedules",
+    "transfer": "training.transfer",
+    "vision": "vision",
+}
 _NAMES = {
     "ArrayLoader": "data.loaders",
     "DataLoaders": "data.loaders",
@@ -85,6 +97,7 @@ _NAMES = {
     "LabelSmoothingCrossEntropy": "losses",
     "accuracy": "metrics",
     "top_k_accuracy": "metrics",
+    "export": "exports.export",
     "load": "runs.load",
     "flat": "schedules",
     "flat_cosine": "schedules",
@@ -107,7 +120,9 @@ _NAMES = {
     "Distillation": "training.distill",
     "find_lr": "training.finder",
     "History": "training.history",
+    "activation_statistics": "training.activations",
     "EMA": "training.average",
+    "Interpretation": "training.interpret",
     "Learner": "training.learner",
     "MixedPrecision": "training.precision",
     "LRCurve": "training.lr_curve",
@@ -127,7 +142,7 @@ __all__ = [*_MODULES, *_NAMES]  # names, from the tables above
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return import_module(f"etude.{name}")
+        return import_module(f"etude.{_MODULES[name]}")
     if name in _NAMES:
         return getattr(import_module(f"etude.{_NAMES[name]}"), name)
     raise AttributeError(f"module 'etude' has no attribute {name!r}")

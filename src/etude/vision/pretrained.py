@@ -28,6 +28,8 @@ class Start(NamedTuple):
     mean: list[float] | None = None
     """By which the body's own pictures were normalized; None for a new model."""
     std: list[float] | None = None
+    told: str = ""
+    """Where its weights come from."""
 
 
 def start_for(arch: str, data: DataLoaders, options: dict[str, Any], pretrained: str | None = None) -> Start:
@@ -58,13 +60,16 @@ def start_for(arch: str, data: DataLoaders, options: dict[str, Any], pretrained:
 
 
 def normalized_as(data: DataLoaders, start: Start) -> DataLoaders:
-    """The data, normalized by what the body's own pictures were: that is what its first layer knows."""
+    """The data, normalized by what the body's own pictures were: that is what its first layer knows. Says so."""
     own = data.preprocess
-    if start.mean is None or start.std is None or not isinstance(own, ImagePreprocess):
+    known = start.mean is not None and start.std is not None and isinstance(own, ImagePreprocess)
+    if start.told:
+        print(start.told + ("; normalized as the body's own pictures were" if known else ""))
+    if not known:
         return data
-    if (list(own.mean), list(own.std)) == (start.mean, start.std):
-        return data
-    print(f"normalized as the body's own pictures were: mean {_short(start.mean)}, deviation {_short(start.std)}")
+    assert isinstance(own, ImagePreprocess)
+    assert start.mean is not None
+    assert start.std is not None
     return replace(data, preprocess=ImagePreprocess(own.size, start.mean, start.std))
 
 
@@ -98,9 +103,19 @@ def _of_folder(path: str, data: DataLoaders, options: dict[str, Any]) -> Start:
     if own.get("channels") != data.channels:
         raise ConfigError(f"{saved.path} was trained on {own.get('channels')} channels, the data has {data.channels}")
     model = _with_new_head(config["arch"], own | options | {"num_classes": data.num_outputs})
-    _take_body(model, saved.weights, str(saved.path))
-    seen = saved.description["preprocess"] or {}
-    return Start(model, seen.get("mean"), seen.get("std"))
+    told = _take_body(model, saved.weights, str(saved.path))
+    return Start(model, *_seen(saved), told)
+
+
+def _seen(saved: saving.SavedModel) -> tuple[list[float] | None, list[float] | None]:
+    """Mean and deviation of a saved model's own pictures; raises `LoadError` for what is none."""
+    if (described := saved.description["preprocess"]) is None:
+        return None, None
+    try:
+        own = ImagePreprocess(**described)
+    except (TypeError, OverflowError, ConfigError) as error:
+        raise LoadError(f"{saved.path / saving.DESCRIPTION} cannot be used: {error}") from error
+    return list(own.mean), list(own.std)
 
 
 def _of_weights(arch: str, data: DataLoaders, options: dict[str, Any], pretrained: str) -> Start:
@@ -114,8 +129,7 @@ def _of_weights(arch: str, data: DataLoaders, options: dict[str, Any], pretraine
     if not Path(pretrained).exists():
         raise LoadError(f"there are no weights at {pretrained}; expected a .safetensors file, or a run's folder")
     model = _with_new_head(arch, _for_data(arch, data, options))
-    _take_body(model, saving.read_weights(pretrained), pretrained)
-    return Start(model)
+    return Start(model, told=_take_body(model, saving.read_weights(pretrained), pretrained))
 
 
 def _of_timm(arch: str, data: DataLoaders, options: dict[str, Any], pretrained: str | None) -> Start:
@@ -124,12 +138,15 @@ def _of_timm(arch: str, data: DataLoaders, options: dict[str, Any], pretrained: 
 
     if options:
         raise ConfigError(f"{sorted(options)} belong to etude's own architectures and have no effect on {arch}")
-    name = arch.removeprefix(TIMM)
+    name, told = arch.removeprefix(TIMM), f"{arch} with its own weights"
     model = create_timm(name, num_classes=data.num_outputs, channels=data.channels, pretrained=pretrained is None)
     if pretrained is not None:
-        _take_body(model, saving.read_weights(pretrained), pretrained)
+        weights = saving.read_weights(pretrained)
+        # a file of timm's own has its names; one of a run has them below `net`
+        own = not any(key.startswith("net.") for key in weights)
+        told = _take_body(model, {f"net.{key}" if own else key: value for key, value in weights.items()}, pretrained)
     mean, std = normalization_of(model)
-    return Start(model, *(mean, std) if len(mean) == data.channels else (None, None))
+    return Start(model, mean, std, told) if len(mean) == data.channels else Start(model, told=told)
 
 
 def _with_new_head(arch: str, options: dict[str, Any]) -> nn.Module:
@@ -137,20 +154,15 @@ def _with_new_head(arch: str, options: dict[str, Any]) -> nn.Module:
     return create_model(arch, **options, **({} if arch.startswith(TIMM) else {"concat_pool": True}))
 
 
-def _take_body(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Load all of the body, and nothing of the head; says what it did."""
+def _take_body(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> str:
+    """Load all of the body, and nothing of the head; gives what it did in words."""
     head = set(layer_groups(model)[-1]["params"])
     new = [name for name, parameter in model.named_parameters() if parameter in head]
     body = {name: tensor for name, tensor in weights.items() if name not in new}
     report = load_weights(model, body, source=source, wanted=lambda name: name not in new)
-    print(f"{len(report.loaded)} tensors of the body from {source}; new head: {', '.join(new)}")
-    if report.unexpected:
-        print(report)
+    told = f"{len(report.loaded)} tensors of the body from {source}; new head: {', '.join(new)}"
+    return f"{report}\n{told}" if report.unexpected else told
 
 
 def _size(data: DataLoaders) -> int:
     return data.preprocess.size if isinstance(data.preprocess, ImagePreprocess) else SMALL
-
-
-def _short(numbers: list[float]) -> str:
-    return "(" + ", ".join(f"{number:.3f}" for number in numbers) + ")"
