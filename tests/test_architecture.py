@@ -19,7 +19,10 @@ FLOORS = {
         "random",
         "boxes",
         "losses",
+        "focal",
+        "regression",
         "metrics",
+        "set_metrics",
         "schedules",
         "optim",
         "muon",
@@ -31,7 +34,7 @@ FLOORS = {
     1: ["data"],
     2: ["training"],
     3: ["vision", "text"],
-    4: ["runs", "testing"],
+    4: ["runs", "exports", "testing"],
     5: ["recipes", "commands", "cli", "__main__", "__init__"],
 }
 

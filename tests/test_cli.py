@@ -19,9 +19,9 @@ from etude import cli
 from etude.recipes.options import in_flags
 
 COMMANDS = ("demo", "train", "imagenette", "imagewoof", "techniques-study", "noisy-label-study", "predict", "evaluate")
-COMMANDS += ("resume", "runs", "show", "compare")
-COMMANDS += ("lr-find", "lr-find demo", "lr-find train", "lr-find imagenette", "lr-find imagewoof")
-COMMANDS += ("plan", "plan demo", "plan train", "plan imagenette", "plan imagewoof")
+COMMANDS += ("finetune", "pets-study", "resume", "runs", "show", "compare", "report", "export")
+TRAININGS = ("demo", "train", "finetune", "imagenette", "imagewoof")
+COMMANDS += ("lr-find", "plan", *(f"{command} {name}" for command in ("lr-find", "plan") for name in TRAININGS))
 DATA_COMMANDS = ("data", "data list", "data get", "data check", "data show", "data cache")
 
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from coloring import COLORS, etude, save_colors, save_odd
+from etude import plots
 from etude.data import cache
 from etude.data.sources.known import DATASETS
-from etude.vision import show
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def test_show_refuses_a_place_that_it_cannot_write(colors, tmp_path, out):
     ("length", "shown"), [(26, "german_shorthaired_pointer"), (15, "german_…pointer"), (6, "ger…er")]
 )
 def test_long_names_are_cut_in_the_middle(length, shown):
-    assert show._cut("german_shorthaired_pointer", length) == shown
+    assert plots.cut("german_shorthaired_pointer", length) == shown
 
 
 # -- list and get -----------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_steps_reach_the_disk_before_the_epoch_ends(tmp_path, monkeypatch):
 
 
 def test_a_stopped_run_says_where_its_newest_checkpoint_is(colors, run):
-    for name in ("model.safetensors", "model.json"):
+    for name in ("result.json", "model.safetensors", "model.json"):
         (run / name).unlink()
     done = etude("predict", run, colors)
 

@@ -260,7 +260,7 @@ def test_evaluate_names_the_worst_class_first(run, tmp_path):
         for i in range(8):
             picture("red" if i < others else color, 800 + i).save(tmp_path / color / f"{i}.png")
     done = etude("evaluate", run, "--data", tmp_path)
-    rows = [line.split()[:2] for line in done.out.splitlines()[1:-1]]
+    rows = [line.split()[:2] for line in done.out.splitlines()[1:-2]]
 
     assert [name for name, _ in rows] == ["green", "blue", "red"]
     assert len({share for _, share in rows}) == 3
@@ -318,7 +318,7 @@ def test_evaluate_measures_several_labels_by_their_answers(several):
     assert result["accuracy"] == pytest.approx(sum(row["accuracy"] for row in classes.values()) / 4)
     probabilities = torch.tensor(
         [
-            [one["probability"] for one in sorted(row["top"], key=lambda one: one["label"])]
+            [one["probability"] for one in sorted(row["labels"], key=lambda one: one["label"])]
             for row in etude(
                 "predict", folder, *(data / f"{i}.png" for i in range(15, 24)), "--top", "4", "--json"
             ).json["predictions"]

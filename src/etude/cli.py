@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from etude.commands import data, finetune, lr_find, plan, predict, report, resume, runs, train
+from etude.commands import data, export, finetune, lr_find, plan, predict, report, resume, runs, train
 from etude.commands.shared import SomeBadError
 from etude.recipes import options as given
 
@@ -38,6 +38,7 @@ app.command(finetune.pets_study)
 app.command(resume.resume)
 app.command(predict.predict)
 app.command(predict.evaluate)
+app.command(export.export)
 app.command(runs.runs)
 app.command(runs.show)
 app.command(runs.compare)
@@ -57,6 +58,7 @@ lr_find_app = App(
 app.command(lr_find_app)
 lr_find_app.command(lr_find.demo)
 lr_find_app.command(lr_find.train)
+lr_find_app.command(lr_find.finetune)
 lr_find_app.command(lr_find.imagenette)
 lr_find_app.command(lr_find.imagewoof)
 
@@ -68,6 +70,7 @@ plan_app = App(
 app.command(plan_app)
 plan_app.command(plan.demo)
 plan_app.command(plan.train)
+plan_app.command(plan.finetune)
 plan_app.command(plan.imagenette)
 plan_app.command(plan.imagewoof)
 

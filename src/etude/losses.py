@@ -21,6 +21,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from etude.errors import ConfigError
+from etude.focal import BinaryCrossEntropy as BinaryCrossEntropy
+from etude.focal import FocalLoss as FocalLoss
+from etude.focal import checked_reduction, checked_share
+from etude.focal import reduce as reduce
 from etude.types import MixedTargets
 
 if TYPE_CHECKING:
@@ -48,9 +52,8 @@ class LabelSmoothingCrossEntropy(nn.Module):
 
     def __init__(self, smoothing: float = 0.1, reduction: str = "mean", *, exclude_true: bool = False) -> None:
         super().__init__()
-        if not 0 <= smoothing < 1:
-            raise ConfigError(f"smoothing must be in [0, 1), got {smoothing}")
-        self.smoothing, self.reduction, self.exclude_true = smoothing, _checked(reduction), exclude_true
+        self.smoothing, self.reduction = checked_share(smoothing), checked_reduction(reduction)
+        self.exclude_true = exclude_true
 
     @override
     def forward(self, preds: Float[Tensor, "batch class *rest"], targets: Int[Tensor, "batch *rest"]) -> Tensor:
@@ -161,13 +164,6 @@ def reduction_of(loss_fn: LossFn) -> str:
     return "mean" if argument is None or argument.default is argument.empty else str(argument.default)
 
 
-def reduce(losses: Float[Tensor, "..."], reduction: str) -> Float[Tensor, "..."]:
-    """Reduce by "mean" or "sum", or not at all by "none"; anything else raises `ConfigError`."""
-    if _checked(reduction) == "none":
-        return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
-
-
 def _smoothing_of(loss_fn: LossFn, preds: Any, targets: MixedTargets) -> tuple[float, bool] | None:
     """The arguments of `smoothed_losses` when the loss is a smoothed or plain cross entropy of class numbers."""
     if not isinstance(preds, Tensor) or preds.ndim != 2 or any(map(torch.is_floating_point, targets.labels())):
@@ -185,13 +181,15 @@ def _smoothing_of(loss_fn: LossFn, preds: Any, targets: MixedTargets) -> tuple[f
 def _counts(loss_fn: LossFn, targets: Any, losses: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
     """What each sample counts in torch's own mean: 1, but class weights and ignored targets count in cross entropy."""
     is_function = loss_fn is F.cross_entropy
-    if not is_function and not isinstance(loss_fn, nn.CrossEntropyLoss | LabelSmoothingCrossEntropy):
+    if not is_function and not isinstance(loss_fn, nn.CrossEntropyLoss | LabelSmoothingCrossEntropy | FocalLoss):
         return torch.ones_like(losses)
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         return torch.ones_like(losses)
     ignored, classes = -100, None
     if isinstance(loss_fn, nn.CrossEntropyLoss):
         ignored, classes = loss_fn.ignore_index, loss_fn.weight
+    if isinstance(loss_fn, FocalLoss):
+        classes = loss_fn.class_weight
     kept = targets != ignored
     each = kept.to(losses.dtype) if classes is None else classes[targets.where(kept, 0)] * kept
     return each if each.ndim == 1 else each.flatten(1).mean(1)
@@ -204,12 +202,6 @@ def _log_prob_of(
         return -F.nll_loss(log_probs, targets, reduction="none")
     first, second = _log_prob_of(log_probs, targets.first), _log_prob_of(log_probs, targets.second)
     return second.lerp(first, targets.weight.to(first.dtype))
-
-
-def _checked(reduction: str) -> str:
-    if reduction not in ("mean", "sum", "none"):
-        raise ConfigError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    return reduction
 
 
 def _parameters(function: LossFn) -> dict[str, inspect.Parameter]:

@@ -1,6 +1,7 @@
 """Metrics, and the meter that averages them over an epoch without waiting for the device.
 
-A metric is a function (preds, targets) -> the mean over the samples given, or one value per sample. The meter
+A metric is a function (preds, targets) -> the mean over the samples given, or one value per sample. What is no mean
+over samples, such as F1, is a `SetMetric`: sums that are added up, and a value made of them at the end. The meter
 keeps the predictions of a block of batches and computes each metric once per block: on a small model the
 metrics of every single step would cost more than the rest of the training loop. Predictions that are more than one
 tensor cannot be joined, so those are computed at once. Everything stays on the device until `compute`, which reads it
@@ -19,12 +20,19 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from etude.errors import ConfigError
+from etude.set_metrics import R2 as R2
+from etude.set_metrics import RMSE as RMSE
+from etude.set_metrics import BalancedAccuracy as BalancedAccuracy
+from etude.set_metrics import MacroF1 as MacroF1
+from etude.set_metrics import SetMetric as SetMetric
+from etude.set_metrics import average_precisions as average_precisions
+from etude.set_metrics import wide
 from etude.types import MixedTargets, StepOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-Metric: TypeAlias = Callable[..., Tensor]
+Metric: TypeAlias = Callable[..., Tensor] | SetMetric
 
 _BLOCK_BATCHES = 50
 _BLOCK_BYTES = 64 << 20
@@ -67,9 +75,26 @@ def cross_entropy(preds: Float[Tensor, "batch class"], targets: Int[Tensor, "bat
     return F.cross_entropy(preds, targets)
 
 
+def exact_match(preds: Float[Tensor, "batch class"], targets: Float[Tensor, "batch class"]) -> Float[Tensor, ""]:
+    """The share of samples of which every answer is right: all of its labels, and no other."""
+    return _share(((preds > 0) == (targets > 0.5)).all(1))
+
+
+def mae(preds: Float[Tensor, "batch number"], targets: Float[Tensor, "batch number"]) -> Float[Tensor, ""]:
+    """The mean absolute error, in the units of the targets; over several numbers their mean."""
+    return (wide(preds) - wide(targets)).abs().mean()
+
+
+def binary_cross_entropy(
+    preds: Float[Tensor, "batch class"], targets: Float[Tensor, "batch class"]
+) -> Float[Tensor, ""]:
+    """Plain binary cross entropy: comparable between runs with and without label smoothing or weights."""
+    return F.binary_cross_entropy_with_logits(preds, targets.to(preds.dtype))
+
+
 def _share(hits: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
     """The mean of yes and no, in float64 where the device has it, so that 308 of 360 is 0.8556 to the last digit."""
-    return hits.to(torch.float32 if hits.device.type == "mps" else torch.float64).mean()
+    return wide(hits).mean()
 
 
 class _Seen(NamedTuple):
@@ -122,8 +147,16 @@ class EpochMeter:
         self._reduce_block()
         if not self._count:
             return {}
-        means = (torch.stack(list(self._sums.values())) / self._count).tolist()
-        return dict(zip(self._sums, means, strict=True))
+        flat = torch.cat([value.flatten() for value in self._sums.values()]).cpu()
+        parts = flat.split([value.numel() for value in self._sums.values()])
+        return {
+            name: self._value(name, part.view_as(value))
+            for (name, value), part in zip(self._sums.items(), parts, strict=True)
+        }
+
+    def _value(self, name: str, sums: Tensor) -> float:
+        metric = self._metrics.get(name)
+        return metric.value(sums) if isinstance(metric, SetMetric) else float(sums / self._count)
 
     def state_dict(self) -> MeterState:
         """What was added so far: batches that are not summed yet stay so, since sums depend on their order."""
@@ -142,15 +175,23 @@ class EpochMeter:
             return
         # numbers of the host times numbers of the device: a tensor of sizes would have to be copied there
         losses = torch.stack([seen.loss for seen in block])
-        wide = losses.dtype if losses.device.type == "mps" else torch.float64
+        form = losses.dtype if losses.device.type == "mps" else torch.float64
         amounts = [self._amount(seen) for seen in block]
-        self._add("loss", torch.stack(torch._foreach_mul(list(losses.to(wide).unbind()), amounts)).sum())
+        self._add("loss", torch.stack(torch._foreach_mul(list(losses.to(form).unbind()), amounts)).sum())
         self._count += sum(seen.size for seen in block)
         if not self._metrics:
             return
         for preds, targets, count in _joined(block):
             for name, metric in self._metrics.items():
-                value = torch.as_tensor(metric(preds, targets), device=losses.device).to(wide)
+                if isinstance(metric, SetMetric):
+                    self._add(name, metric.sums(preds, targets).to(form))
+                    continue
+                value = torch.as_tensor(metric(preds, targets), device=losses.device).to(form)
+                if value.ndim and len(value) != count:
+                    raise ConfigError(
+                        f"the metric {name} gave {tuple(value.shape)} for {count} samples; expected their mean, or one "
+                        "value for each; what is neither is a SetMetric"
+                    )
                 self._add(name, value * count if value.ndim == 0 else value.sum())
 
     def _amount(self, seen: _Seen) -> float:
@@ -168,7 +209,7 @@ def named(metrics: Sequence[Metric] | Mapping[str, Metric]) -> dict[str, Metric]
     """
     if isinstance(metrics, Mapping):
         return dict(metrics)
-    if not isinstance(metrics, Sequence) or not all(map(callable, metrics)):
+    if not isinstance(metrics, Sequence) or not all(callable(one) or isinstance(one, SetMetric) for one in metrics):
         raise ConfigError(f"metrics must be a list of functions (preds, targets), such as [accuracy], got {metrics!r}")
     names = [_name(metric) for metric in metrics]
     if len(set(names)) < len(names):
@@ -177,6 +218,8 @@ def named(metrics: Sequence[Metric] | Mapping[str, Metric]) -> dict[str, Metric]
 
 
 def _name(metric: Metric) -> str:
+    if isinstance(metric, SetMetric):
+        return metric.name
     if isinstance(metric, partial):
         arguments = "_".join(f"{name}{value}" for name, value in metric.keywords.items())
         return "_".join(filter(None, (_name(metric.func), arguments)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,45 @@ def save_figure(figure: Any, path: Path) -> None:
     temporary = path.with_name(path.name + ".part")
     figure.savefig(temporary, dpi=110, format="png")
     temporary.replace(path)
+
+
+def png_bytes(figure: Any, dpi: int = 110) -> bytes:
+    """A figure as a PNG on no ground of its own, to be put on a page."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=dpi, format="png", transparent=True)
+    return file.getvalue()
+
+
+@contextmanager
+def ink(color: str) -> Iterator[None]:
+    """Figures made inside the `with` block have letters, axes and grids of a color: a light one for dark ground."""
+    import matplotlib
+
+    colors: Any = dict.fromkeys(_INKED, color)
+    with matplotlib.rc_context(colors):
+        yield
+
+
+_INKED = (
+    "text.color",
+    "axes.labelcolor",
+    "axes.edgecolor",
+    "axes.titlecolor",
+    "xtick.color",
+    "ytick.color",
+    "grid.color",
+)
+
+
+def cut(line: str, length: int) -> str:
+    """A line without its middle where it is too long: names of classes differ at both ends.
+
+    >>> cut("german_shorthaired_pointer", 15)
+    'german_…pointer'
+    """
+    if len(line) <= length:
+        return line
+    return f"{line[: length // 2]}…{line[len(line) - (length - 1) // 2 :]}"
 
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"

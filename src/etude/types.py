@@ -94,7 +94,8 @@ class Batch(NamedTuple):
     weight: Float[Tensor, "batch"] | None = None
     """How much each sample counts in the loss; None means 1 for all."""
     indices: Int[Tensor, "batch"] | None = None
-    """Each sample's position in its data set; augmentation is keyed by it."""
+    """Each sample's position in its data set; augmentation is keyed by it. Where samples are drawn with replacement,
+    the positions of one that an epoch draws again count on by the number of samples."""
 
     @property
     def size(self) -> int:

@@ -7,8 +7,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from etude.commands.shared import Output, SomeBadError, finish
+from etude.recipes import evaluate as evaluate_recipe
 from etude.recipes import predict as use_recipe
 from etude.recipes.options import OnBadData, OutputOptions
+from etude.recipes.predicted import Format
 
 
 def predict(
@@ -17,7 +19,10 @@ def predict(
     files: Annotated[list[str], Parameter(allow_leading_hyphen=True)],
     /,
     *,
-    top: int = 1,
+    format: Format | None = None,
+    out: str | None = None,
+    top: int | None = None,
+    threshold: float | None = None,
     tta: use_recipe.Tta = "no",
     on_bad_data: OnBadData = "skip",
     device: str = "auto",
@@ -31,8 +36,16 @@ def predict(
         The run, as written by a training.
     files
         Pictures, folders of pictures, or - for names on standard input.
+    format
+        table; csv; or json, one object a line. Rows come in the order of the pictures, one that cannot be read has an
+        error in csv and json. Memory stays the same for any number of them, but with --json, which prints one object
+        of all.
+    out
+        A file for the rows, FILE.part until it is whole; .csv, .json and .jsonl say the format.
     top
-        How many classes to say for each picture.
+        How many classes to say for each picture, 1 unless given.
+    threshold
+        Where a picture may have several labels: the probability from which one is said, 0.5 unless given.
     tta
         The mean over several views of each picture, in as many times the time: flip (2, one of them mirrored),
         shift (5, four of them moved a little), both (10).
@@ -42,7 +55,16 @@ def predict(
         auto, cpu, cuda, cuda:1, mps.
     """
     result = use_recipe.predict(
-        run_folder, files, top=top, tta=tta, on_bad_data=on_bad_data, device=device, output=output
+        run_folder,
+        files,
+        format=format,
+        out=out,
+        top=top,
+        threshold=threshold,
+        tta=tta,
+        on_bad_data=on_bad_data,
+        device=device,
+        output=output,
     )
     finish(result, output)
     if result["skipped"]:
@@ -57,6 +79,7 @@ def evaluate(
     valid_pct: float | None = None,
     split_seed: int | None = None,
     label: str | None = None,
+    several: bool = False,
     tta: use_recipe.Tta = "no",
     on_bad_data: OnBadData = "skip",
     device: str = "auto",
@@ -76,6 +99,8 @@ def evaluate(
         That of the training; on the run's data, its own.
     label
         Where a label comes from, as in the training: parent, top, or a regular expression; on its data, its own.
+    several
+        A picture may have several labels or none, also where no label of the table holds a ';'.
     tta
         The mean over several views of each picture, as in predict.
     on_bad_data
@@ -83,12 +108,13 @@ def evaluate(
     device
         auto, cpu, cuda, cuda:1, mps.
     """
-    result = use_recipe.evaluate(
+    result = evaluate_recipe.evaluate(
         run_folder,
         data,
         valid_pct=valid_pct,
         split_seed=split_seed,
         label=label,
+        several=several,
         tta=tta,
         on_bad_data=on_bad_data,
         device=device,

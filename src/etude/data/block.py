@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn, final
 
 from etude.data.files import LEFTOVERS, UNREAD_SUFFIXES, find_images, other_files, relative_name
 from etude.data.items import Label, Sample, Split
+from etude.data.numeric import NumberColumn, hint_of_numbers
 from etude.data.vocab import Vocab
 from etude.errors import DataError, EtudeError
 
@@ -41,6 +42,8 @@ class DataBlock:
         label: the label, or a tuple of several labels, of one file.
         description: the layout in words.
         within: the folders that `find` looks into, if not the whole root; other files there are told of.
+        numbers: labels are numbers to be predicted, not names of classes: texts such as "1.5" or "1.5;2", numbers, or
+            tuples of them; as many for each sample.
 
     Source: SPEC A14.
     """
@@ -50,6 +53,7 @@ class DataBlock:
     label: Label
     description: str = ""
     within: tuple[Path, ...] = ()
+    numbers: bool = False
 
     def samples(self, root: Path) -> Samples:
         """The samples of a folder, checked.
@@ -62,23 +66,24 @@ class DataBlock:
             raise DataError(f"{root} is not a folder; expected a folder of samples")
         files = self._found(root)
         sides = self._sides(files, root)
+        label = self._labels(root)
         train, valid = (
-            [Sample(path, self._label_of(path, root)) for path, side in zip(files, sides, strict=True) if side is which]
+            [Sample(path, label(path)) for path, side in zip(files, sides, strict=True) if side is which]
             for which in (False, True)
         )
         where = f"{root}{f' ({self.description})' if self.description else ''}"
         left_out = sides.count(None)
         if not train:
             raise DataError(f"{where} gave no training samples: {_counted(valid, left_out)}. Mend split=.")
-        _check_classes(train, where)
+        if not self.numbers:
+            _check_classes(train, where)
         if not valid:
             raise DataError(
                 f"{where} gave no validation samples: {_counted(train, left_out)}. Hold out a larger share, take "
                 "another seed, or mend split=."
             )
         found = Samples(train, valid, left_out)
-        empty = empty_classes(root, files) if _folder_tells_label([*train, *valid]) else []
-        odd = check_samples(found, empty=empty, where=where)
+        odd = [] if self.numbers else _odd(found, root, files, where)
         return found._replace(notes=(*_passed_over(self.within or (root,), left_out), *odd))
 
     def labeled(self, root: Path) -> list[Sample]:
@@ -87,7 +92,8 @@ class DataBlock:
         Raises:
             DataError: naming the stage, the file and what to do.
         """
-        samples = [Sample(path, self._label_of(path, root)) for path in self._found(root)]
+        label = self._labels(root)
+        samples = [Sample(path, label(path)) for path in self._found(root)]
         _check_forms(samples)
         return samples
 
@@ -121,16 +127,38 @@ class DataBlock:
                 raise DataError(f"the split stage gave {side!r}, a {type(side).__name__}, for {path}. {fix}")
         return sides
 
-    def _label_of(self, path: Path, root: Path) -> str | tuple[str, ...]:
+    def _labels(self, root: Path) -> Callable[[Path], str | tuple[str, ...]]:
+        """The label stage: the label of a file, checked."""
+        check = NumberColumn() if self.numbers else None
+        return lambda path: self._label_of(path, root, check)
+
+    def _label_of(self, path: Path, root: Path, check: NumberColumn | None) -> str | tuple[str, ...]:
         fix = "Return a text, or a tuple of texts, or leave the file out of the split."
         try:
             label: Any = self.label(path, root)
         except Exception as error:
             _explain("label", str(path), fix, error)
+        if check is not None:
+            try:
+                return check(label)
+            except ValueError as error:
+                raise DataError(f"the label of {path}: {error}. Mend it, or leave the file out.") from error
         texts = label if isinstance(label, tuple) else (label,)
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise DataError(f"the label stage gave {label!r}, a {type(label).__name__}, for {path}. {fix}")
         return label  # type: ignore[no-any-return]  # just checked
+
+
+def _odd(found: Samples, root: Path, files: Sequence[Path], where: str) -> list[str]:
+    """What is odd about samples with classes, in words; raises `DataError` for what cannot be trained."""
+    both = [*found.train, *found.valid]
+    hint = hint_of_numbers(sample.label for sample in both)
+    empty = empty_classes(root, files) if _folder_tells_label(both) else []
+    try:
+        odd = check_samples(found, empty=empty, where=where)
+    except DataError as error:
+        raise DataError(f"{error} Or: {hint}.") if hint else error from error
+    return [*([hint] if hint else []), *odd]
 
 
 def _explain(stage: str, sample: str, fix: str, error: Exception) -> NoReturn:

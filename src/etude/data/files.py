@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -26,6 +26,8 @@ _COLUMNS = {
     "is_valid": ("is_valid", "valid", "split"),
 }
 """The headers that are understood for each column, the preferred first."""
+_SEVERAL = ("labels",)
+"""The headers that say that a sample may have several labels, or none."""
 _SIDES: dict[str, bool | None] = {
     **dict.fromkeys(("", "0", "false", "no", "train", "training"), False),
     **dict.fromkeys(("1", "true", "yes", "valid", "val", "validation"), True),
@@ -124,13 +126,18 @@ def relative_name(path: Path, root: Path) -> str:
 # -- label tables -----------------------------------------------------------------------------------------------------
 
 
-def label_table(path: Path) -> list[LabelRow]:
+def label_table(path: Path, *, empty: bool = False, check: Callable[[str], object] | None = None) -> list[LabelRow]:
     """The rows of a table with the columns name, label and perhaps is_valid, sorted by name.
 
     Commas, semicolons or tabs stand between the columns, whose headers may be in any case and may also be filename,
     image, path or id (for name); class, category, target or labels (for label); valid or split (for is_valid, with
     train, valid, val or test). Test samples are left out, or validate where no others do. Several labels of one sample
     stay joined as they are. A line that comes twice counts once.
+
+    Args:
+        path: the table.
+        empty: take lines without a label too: samples of several labels may have none.
+        check: looks at each label, and raises `ValueError` for one that cannot be used.
 
     Raises:
         DataError: a column is missing, or a line cannot be used, with its number.
@@ -150,7 +157,9 @@ def label_table(path: Path) -> list[LabelRow]:
                     f"{where}: {len(fields)} columns, but the first line has {width}. "
                     f"Put a text that holds {delimiter!r} in double quotes."
                 )
-            row = _row(fields, columns, where)
+            row = _row(fields, columns, where, empty=empty)
+            if check is not None:
+                _checked(check, row, where)
             known, line = seen.setdefault(row.name, (row, table.line_num))
             if known != row:
                 raise DataError(
@@ -163,6 +172,14 @@ def label_table(path: Path) -> list[LabelRow]:
     if not any(row.is_valid for row in rows):
         rows = [row._replace(is_valid=row.is_valid is None) for row in rows]
     return sorted(rows)
+
+
+def says_several(path: Path) -> bool:
+    """Whether the header of a table's label column is a plural: a sample may have several labels, or none."""
+    text = _text(path)
+    delimiter, columns = _header(path, text)
+    header = next(csv.reader(text.splitlines()[:1], delimiter=delimiter))[columns["label"]]
+    return header.strip().lower() in _SEVERAL
 
 
 def has_label_columns(path: Path) -> bool:
@@ -206,17 +223,30 @@ def _header(path: Path, text: str) -> tuple[str, dict[str, int]]:
     raise DataError(f"{path} lacks the column {missing}; it has {names} ({accepted})")
 
 
-def _row(fields: Sequence[str], columns: dict[str, int], where: str) -> LabelRow:
+def _checked(check: Callable[[str], object], row: LabelRow, where: str) -> None:
+    try:
+        check(row.label)
+    except ValueError as error:
+        raise DataError(f"{where}: the label of {row.name!r}: {error}") from error
+
+
+def _row(fields: Sequence[str], columns: dict[str, int], where: str, *, empty: bool) -> LabelRow:
     """One line of the table; short lines are padded with nothing."""
     name, label, side = (
         fields[position] if 0 <= position < len(fields) else "" for position in (columns[column] for column in _COLUMNS)
     )
-    if not name.strip() or not label.strip():
-        raise DataError(f"{where}: name or label is empty")
+    if not name.strip() or not (label.strip() or empty):
+        raise DataError(f"{where}: name or label is empty" + ("" if not name.strip() else _NO_LABEL))
     if side.strip().lower() not in _SIDES:
         known = ", ".join(known for known in _SIDES if known)
         raise DataError(f"{where}: {side!r} does not say whether {name!r} is for validation; expected one of {known}")
     return LabelRow(name.strip(), label.strip(), _SIDES[side.strip().lower()])
+
+
+_NO_LABEL = (
+    "; where samples may have several labels, some may have none: call the column 'labels' and join several by ';', "
+    "or say several=True (--several)"
+)
 
 
 def _told(row: LabelRow) -> str:

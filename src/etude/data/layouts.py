@@ -16,6 +16,7 @@ from etude.data.files import (
     has_label_columns,
     label_table,
     relative_name,
+    says_several,
 )
 from etude.data.items import (
     VALID_NAMES,
@@ -31,6 +32,7 @@ from etude.data.items import (
     table_split,
     top_label,
 )
+from etude.data.numeric import NumberColumn
 from etude.data.wordnet import readable_names
 from etude.errors import ConfigError, DataError
 
@@ -57,7 +59,15 @@ class _Layout(NamedTuple):
     own_split: Split | None = None
 
 
-def guess(root: Path, *, valid: HeldOut, seed: int, label: Asked = None) -> DataBlock:
+def guess(
+    root: Path,
+    *,
+    valid: HeldOut,
+    seed: int,
+    label: Asked = None,
+    several: bool = False,
+    numbers: bool = False,
+) -> DataBlock:
     """The layout of a folder of pictures; its `description` says which it took.
 
     Understood, the first that fits: a label table `labels.csv` (or the only csv with a name and a label column), with
@@ -71,11 +81,33 @@ def guess(root: Path, *, valid: HeldOut, seed: int, label: Asked = None) -> Data
         seed: decides which pictures are held out.
         label: "parent" (the folder that a picture lies in), "top" (the first folder of a deeper tree), or a function
             of (file, folder of the layout); guessed unless given.
+        several: a picture may have several labels or none, also where no label of a table holds a ';'.
+        numbers: labels are numbers to be predicted.
 
     Raises:
         ConfigError: there is nothing to validate on, or `valid` is no share.
         DataError: naming the folder or file that fits no layout.
     """
+    _refuse(root, valid, label, several=several, numbers=numbers)
+    base = _unwrapped(root)
+    table = _table_path(base)
+    layout = _of_table(base, table, valid, label, several, numbers) if table else _of_folders(base, root, valid, label)
+    inner = layout.inner.relative_to(root)
+    named, told = (layout.label, "") if callable(label) or numbers else _readable(layout)
+    if several:
+        named, told = _as_several(named), f"{told}; a picture may have several labels"
+    where = "" if inner == Path() else f" in {inner.as_posix()}"
+    return DataBlock(
+        find=lambda folder: layout.find(folder / inner),
+        split=_split_of(layout, root, inner, valid, seed, numbers=numbers),
+        label=lambda path, folder: named(path, folder / inner),
+        description=f"{layout.kind}{where}{layout.detail}{told}",
+        numbers=numbers,
+    )
+
+
+def _refuse(root: Path, valid: HeldOut, label: Asked, *, several: bool, numbers: bool) -> None:
+    """Refuse what makes no sense before anything is looked at."""
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; expected a folder of pictures")
     if isinstance(valid, int | float) and not 0 < valid < 1:
@@ -84,29 +116,36 @@ def guess(root: Path, *, valid: HeldOut, seed: int, label: Asked = None) -> Data
         )
     if isinstance(label, str) and label not in ("parent", "top"):
         raise ConfigError(f"label={label!r} is unknown; expected 'parent', 'top' or a function of (file, folder)")
-    base = _unwrapped(root)
-    table = _table_path(base)
-    layout = _of_table(base, table, valid, label) if table else _of_folders(base, root, valid, label)
-    inner = layout.inner.relative_to(root)
-    if valid in ("all", "train"):
-        split = function_split(lambda path: False)
-    elif isinstance(valid, int | float):
-        # names count from the opened folder, so that it does not matter at which of its wrappings a user points
-        split = _split_inside(inner, keep_every_class(random_split(valid, seed), layout.label))
-    elif layout.own_split is not None:
-        split = _split_inside(inner, layout.own_split)
-    else:
+    if several and numbers:
         raise ConfigError(
-            f"{root} has no validation pictures of its own; say which share to hold out, such as valid=0.2 (got None)"
+            "labels are several names (several=) or numbers (target=), not both; numbers joined by ';' are several as "
+            "they are"
         )
-    named, told = (layout.label, "") if callable(label) else _readable(layout)
-    where = "" if inner == Path() else f" in {inner.as_posix()}"
-    return DataBlock(
-        find=lambda folder: layout.find(folder / inner),
-        split=split,
-        label=lambda path, folder: named(path, folder / inner),
-        description=f"{layout.kind}{where}{layout.detail}{told}",
+
+
+def _split_of(layout: _Layout, root: Path, inner: Path, valid: HeldOut, seed: int, *, numbers: bool) -> Split:
+    """Which pictures are held out."""
+    if valid in ("all", "train"):
+        return function_split(lambda path: False)
+    if isinstance(valid, int | float):
+        # names count from the opened folder, so that it does not matter at which of its wrappings a user points
+        drawn = random_split(valid, seed)
+        return _split_inside(inner, drawn if numbers else keep_every_class(drawn, layout.label))
+    if layout.own_split is not None:
+        return _split_inside(inner, layout.own_split)
+    raise ConfigError(
+        f"{root} has no validation pictures of its own; say which share to hold out, such as valid=0.2 (got None)"
     )
+
+
+def _as_several(label: Label) -> Label:
+    """A label function that gives each file a tuple of labels."""
+
+    def labels(path: Path, root: Path) -> tuple[str, ...]:
+        found = label(path, root)
+        return (found,) if isinstance(found, str) else found
+
+    return labels
 
 
 def _split_inside(inner: Path, split: Split) -> Split:
@@ -139,8 +178,9 @@ def _table_path(base: Path) -> Path | None:
     return tables[0] if len(tables) == 1 else None
 
 
-def _of_table(base: Path, table: Path, valid: HeldOut, label: Asked) -> _Layout:
-    rows = _resolved(table, label_table(table), base)
+def _of_table(base: Path, table: Path, valid: HeldOut, label: Asked, several: bool, numbers: bool) -> _Layout:
+    rows, joined = _rows(table, several, numbers and not label)
+    rows = _resolved(table, rows, base)
     has_split = any(row.is_valid for row in rows)
     detail = ""
     if has_split and valid == "train":
@@ -150,19 +190,30 @@ def _of_table(base: Path, table: Path, valid: HeldOut, label: Asked) -> _Layout:
         detail = "; its is_valid is not used"
     elif num := sum(row.is_valid is None for row in rows):
         detail = f"; its {num} test pictures are left out"
-    several = ";" if any(";" in row.label for row in rows) else None
-    if several:
+    if joined and not several:
         detail += "; labels joined by ';' are several labels of one picture"
     asked = label if callable(label) else {"parent": parent_label(), "top": top_label()}.get(label or "")
     return _Layout(
         inner=base,
         files=[base / row.name for row in rows],
         find=lambda folder: [folder / row.name for row in rows],
-        label=asked or table_label(rows, several),
+        label=asked or table_label(rows, ";" if joined else None),
         kind=f"{table.name}{' with is_valid' if has_split and valid is None else ''}",
         detail=detail,
         own_split=table_split(rows) if has_split else None,
     )
+
+
+def _rows(table: Path, several: bool, numbers: bool) -> tuple[list[LabelRow], bool]:
+    """The rows of a table, and whether a picture may have several labels: asked for, or some are joined by ';'."""
+    if numbers:
+        return label_table(table, check=NumberColumn()), False
+    rows = label_table(table, empty=True)
+    joined = several or any(";" in row.label for row in rows)
+    if not several and not (joined and says_several(table)):
+        # with a label missing, it names the line and what to do
+        rows = label_table(table)
+    return rows, joined
 
 
 def _resolved(table: Path, rows: Sequence[LabelRow], base: Path) -> list[LabelRow]:

@@ -20,6 +20,7 @@ from etude.data.sampling import Sampling, on_device
 from etude.data.store import Incident
 from etude.data.vocab import Vocab
 from etude.errors import ConfigError, DataError
+from etude.regression import Numbers
 from etude.types import Batch, Json
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ class DataLoaders:
         incidents: files that were not taken as they were, for the run's record.
         identity: what tells this data from any other, for the run's record.
         several_labels: whether a sample may have several classes at once; targets are then 0 and 1 for each class.
+        numbers: what is known of targets that are numbers (samples, numbers) instead of classes.
     """
 
     train: Loader | None
@@ -209,6 +211,7 @@ class DataLoaders:
     incidents: Sequence[Incident] = ()
     identity: dict[str, Json] = field(default_factory=dict)
     several_labels: bool = False
+    numbers: Numbers | None = None
 
     @property
     def num_classes(self) -> int:
@@ -216,6 +219,11 @@ class DataLoaders:
         if self.vocab is None:
             raise DataError("this data has no vocabulary, so the number of classes is not known")
         return len(self.vocab)
+
+    @property
+    def num_outputs(self) -> int:
+        """The width of a model's output: numbers, else classes; raises `DataError` where neither is known."""
+        return len(self.numbers.names) if self.numbers is not None else self.num_classes
 
 
 def as_dataloaders(data: DataLoaders | Loader | tuple[Any, Any] | Iterable[Any]) -> DataLoaders:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from etude import random
 from etude.errors import ConfigError, DataError
+from etude.types import Json
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Float, Int, Shaped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,10 @@ class Sampling:
         seed: which orders.
         rank: which part this process takes.
         world_size: the number of processes.
+        weights: with `shuffle`, samples are drawn with replacement, each as often as its weight says; an epoch keeps
+            its length. The second time that an epoch draws sample i it is row `num_samples + i`, the third time row
+            `2 * num_samples + i`, ...: what is keyed by rows, as augmentation is, makes another picture of it.
+            See `balanced`.
     """
 
     num_samples: int
@@ -41,6 +47,7 @@ class Sampling:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
+    weights: Float[Tensor, "samples"] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.num_samples < 1:
@@ -49,6 +56,17 @@ class Sampling:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(f"rank must be in [0, {self.world_size}) with world_size={self.world_size}: {self.rank}")
+        if self.weights is not None and not self.shuffle:
+            raise ConfigError("weights decide what is drawn, and without shuffle nothing is: leave them out")
+        if self.weights is not None and len(self.weights) != self.num_samples:
+            raise ConfigError(f"{len(self.weights)} weights for {self.num_samples} samples; expected one for each")
+
+    def config(self) -> dict[str, Json]:
+        """Its settings, with a digest for the weights."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "weights"}
+        if self.weights is None:
+            return plain
+        return {**plain, "weights": hashlib.blake2b(self.weights.numpy().tobytes(), digest_size=16).hexdigest()}
 
     @property
     def _step(self) -> int:
@@ -63,7 +81,9 @@ class Sampling:
 
     def batches(self, epoch: int) -> list[Int[Tensor, "batch"]]:
         """The rows of each batch of this rank in one epoch, on the CPU."""
-        if self.shuffle:
+        if self.weights is not None:
+            rows = _drawn(self.weights, random.generator(self.seed, "draws", epoch))
+        elif self.shuffle:
             rows = random.order(self.seed, epoch, self.num_samples)
         else:
             rows = torch.arange(self.num_samples)
@@ -83,6 +103,40 @@ class Sampling:
             # the last step may be short: its first samples are seen twice, so that no rank waits for another
             step = step.repeat(self.world_size)[: each * self.world_size]
         return step[self.rank * each : (self.rank + 1) * each]
+
+
+def _drawn(weights: Float[Tensor, "samples"], generator: torch.Generator) -> Int[Tensor, "samples"]:
+    """As many rows as there are samples, drawn with replacement; those of a sample that comes again count on."""
+    ends = weights.double().cumsum(0)
+    uniform = torch.rand(len(weights), generator=generator, dtype=torch.float64)
+    # the end of the last sample that can be drawn: rounding must not lead beyond it
+    last = int(weights.nonzero().max())
+    found = torch.searchsorted(ends, uniform * ends[-1], right=True).clamp(max=last)
+    values, order = found.sort(stable=True)
+    places = torch.arange(len(found))
+    first = torch.searchsorted(values, values)
+    times = torch.empty_like(found)
+    times[order] = places - first
+    return found + times * len(weights)
+
+
+def balanced(targets: Shaped[Tensor, "samples ..."]) -> Float[Tensor, "samples"]:
+    """The weight of each sample with which every class is drawn equally often in the long run.
+
+    Args:
+        targets: class numbers; or 0 and 1 for each class of samples with several labels. A draw is then that of a class
+            first and of a sample that has it, where samples without a label are one more class.
+
+    Returns:
+        Weights whose mean is 1.
+    """
+    if targets.ndim == 1:
+        weights = 1 / torch.bincount(targets).double()[targets]
+    else:
+        there = torch.cat([targets, (targets.sum(1, keepdim=True) == 0)], 1).double()
+        # a class that no sample has draws none
+        weights = (there / there.sum(0).clamp(min=1)).sum(1)
+    return weights / weights.mean()
 
 
 def on_device(parts: list[Tensor], device: torch.device) -> Sequence[Tensor]:

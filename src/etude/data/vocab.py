@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import final
 
@@ -23,7 +24,7 @@ class Vocab(Sequence[str]):
         self._names = tuple(names)
         self._numbers = {name: i for i, name in enumerate(self._names)}
         if len(self._numbers) < len(self._names):
-            twice = sorted({name for name in self._names if self._names.count(name) > 1})
+            twice = sorted(name for name, count in Counter(self._names).items() if count > 1)
             raise DataError(f"a vocabulary's names must differ, but {twice[:5]} came more than once")
 
     @classmethod

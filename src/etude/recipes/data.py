@@ -60,10 +60,9 @@ def check(data: DataOptions, output: OutputOptions = OutputOptions()) -> dict[st
     import torch
 
     loaders = _loaded(data, output)
-    assert loaders.vocab is not None
     counts: dict[str, Json] = {}
-    width = max(map(len, loaders.vocab))
-    for i, name in enumerate(loaders.vocab):
+    width = max(map(len, loaders.vocab or ("",)))
+    for i, name in enumerate(loaders.vocab or ()):
         both: list[Json] = []
         for loader in (loaders.train, loaders.valid):
             targets = torch.zeros(0) if loader is None else loader.targets  # type: ignore[attr-defined]  # ours
@@ -71,9 +70,13 @@ def check(data: DataOptions, output: OutputOptions = OutputOptions()) -> dict[st
         counts[name] = both
         if not output.quiet:
             print(f"  {name:<{width}} {both[0]:>7} train {both[1]:>6} valid")
+    numbers = loaders.numbers
+    for name, mean, std in () if numbers is None else zip(numbers.names, numbers.mean, numbers.std, strict=True):
+        teller(output)(f"  {name}: mean {mean:.6g}, standard deviation {std:.4g} in training")
     return {
         "description": loaders.description,
         "classes": counts,
+        "numbers": None if numbers is None else numbers.config(),
         "incidents": [{"file": name, "outcome": outcome, "reason": why} for name, outcome, why in loaders.incidents],
         "mean": list(loaders.preprocess.mean),  # type: ignore[union-attr, arg-type]  # ours
         "std": list(loaders.preprocess.std),  # type: ignore[union-attr, arg-type]

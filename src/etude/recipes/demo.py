@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etude.recipes.options import ClassWeights as ClassWeights
+from etude.recipes.options import NumberLoss as NumberLoss
 from etude.recipes.options import Precision, RunOptions, TrainOptions
 from etude.recipes.several import over_seeds
 from etude.recipes.teacher import step_of
@@ -58,6 +60,8 @@ def digits_learner(train: TrainOptions, *, quiet: bool) -> Learner:
         "lesson_cnn",
         digits(train.seed, train.batch_size),
         label_smoothing=train.label_smoothing,
+        class_weights=None if train.class_weights == "none" else train.class_weights,
+        focal=train.focal,
         optimizer=adamw(weight_decay=train.weight_decay),
         step=step_of(train),
         callbacks=mixing(train),

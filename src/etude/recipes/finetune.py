@@ -118,7 +118,7 @@ def _where_to_get_one() -> str:
         "say which trained body to start from, with --from:",
         *found,
         "  --from RUN        a run of your own. A good first one: etude imagewoof --size 64 --epochs 40 --lr 3e-3",
-        "                    (fetches 90 MB; 20 to 40 minutes on a laptop's CPU, 2 on a GPU)",
+        "                    (fetches 93 MB; about half an hour on two cores that have bf16)",
         "  --from timm:resnet18   trained on ImageNet (pip install 'etude[timm]'; fetches 45 MB once)",
         "  --from FILE.safetensors --arch xresnet18   weights that you have",
         "without a trained body: etude train",

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from etude.recipes.options import ClassWeights as ClassWeights
 from etude.recipes.options import DataOptions, ModelOptions, Precision, RunOptions, TrainOptions
+from etude.recipes.options import NumberLoss as NumberLoss
 from etude.recipes.several import over_seeds
 from etude.recipes.training import Training
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "fp32", "bf16", "bf16-master", "fp16"]
 OnBadData = Literal["skip", "stop"]
+ClassWeights = Literal["none", "balanced"]
+NumberLoss = Literal["mse", "l1", "huber"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,12 @@ class DataOptions:
     """Which pictures --valid-pct and --folds hold out: the same for every --seed, so that runs can be compared."""
     label: str | None = None
     """Where a label comes from: parent (the folder), top (the first folder), or a regular expression with one group."""
+    target: Literal["class", "number"] = "class"
+    """What labels are: class; or number, to be predicted, such as 1.5, or 1.5;2 for two."""
+    several: bool = False
+    """A picture may have several labels or none; taken for granted where a table joins some by ';'."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """balanced draws every class equally often in training, pictures of rare ones again and again."""
     label_noise: float = 0.0
     """Share of training labels made wrong on purpose, to see what noisy labels do."""
     on_bad_data: OnBadData = "skip"
@@ -93,6 +101,12 @@ class TrainOptions:
     """Side of the square that is blanked in every training picture, as a share of the picture's; 0 trains without."""
     label_smoothing: float = 0.1
     """Share of each target spread over all classes; 0 trains without."""
+    class_weights: ClassWeights = "none"
+    """balanced makes every class count as much in the loss, however few pictures it has."""
+    focal: float = 0.0
+    """Gamma of a focal loss (Lin 2017), such as 2, which looks less at what is right already; 0: cross entropy."""
+    loss: NumberLoss | None = None
+    """Of --target number: mse, l1, huber, each of errors in standard deviations; mse unless given."""
     teacher: str | None = None
     """Folder of a trained run or saved model: learn from its probabilities as well as from the labels."""
     distill_weight: float = 0.9
@@ -162,7 +176,7 @@ def teller(output: OutputOptions) -> Callable[[str], None]:
 _SHARES = ("valid_pct", "label_noise", "flip", "erase", "min_scale", "pct_start", "label_smoothing", "cutout")
 _LARGEST_ALPHA = 1000
 _LOWEST = {"size": 1, "stored_size": 1, "epochs": 1, "batch_size": 1, "seeds": 1, "keep": 1} | dict.fromkeys(
-    ("color", "rotate", "lr", "weight_decay", "mixup", "cutmix", "save_every", "freeze_epochs"), 0
+    ("color", "rotate", "lr", "weight_decay", "mixup", "cutmix", "focal", "save_every", "freeze_epochs"), 0
 )
 
 
@@ -193,6 +207,29 @@ def check(*options: DataOptions | ModelOptions | TrainOptions | TuningOptions | 
         if name in _LOWEST and not (value >= _LOWEST[name] and math.isfinite(value)):
             kind = "finite number of" if isinstance(value, float) else "number of"
             raise ConfigError(f"{_flag(name)} must be a {kind} at least {_LOWEST[name]}, got {value}")
+
+
+_ONLY_CLASSES = ("several", "sampling", "label_noise", "class_weights", "focal", "teacher")
+"""What has no effect on numbers."""
+
+
+def check_target(data: DataOptions, train: TrainOptions) -> None:
+    """Refuse what does not go with the kind of the labels, or with one another; raises `ConfigError`."""
+    from etude.errors import ConfigError
+
+    if data.target == "class":
+        refuse_changed(train, ("loss",), "it is one of numbers, and labels are classes without --target number")
+    else:
+        why = "it belongs to classes, and --target number has none"
+        refuse_changed(data, tuple(name for name in _ONLY_CLASSES if name in asdict(data)), why)
+        refuse_changed(train, tuple(name for name in _ONLY_CLASSES if name in asdict(train)), why)
+        if train.label_smoothing not in (0, type(train)().label_smoothing):
+            raise ConfigError(f"--label-smoothing has no effect here: {why}; leave it out")
+    if data.sampling == "balanced" and train.class_weights == "balanced":
+        raise ConfigError(
+            "--sampling balanced shows every class equally often already, and --class-weights balanced on top of it "
+            "would make rare classes count more than common ones; leave one of them out"
+        )
 
 
 def refuse_changed(options: DataOptions | TrainOptions | TuningOptions, names: tuple[str, ...], why: str) -> None:
@@ -229,7 +266,9 @@ def pictures_of(path: str | None, data: DataOptions) -> DataOptions:
     return data if path is None else replace(data, data=path)
 
 
-def in_flags(message: str, names: tuple[str, ...] = ("valid", "label", "on_bad_data")) -> str:
+def in_flags(
+    message: str, names: tuple[str, ...] = ("valid", "label", "on_bad_data", "target", "sampling", "class_weights")
+) -> str:
     """A message of the library, which names Python arguments, with the flags that set them.
 
     Parts of paths, and "train= and valid= folders", which no flag sets, stay as they are.

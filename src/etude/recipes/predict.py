@@ -1,38 +1,40 @@
-"""Use a trained run: what it says of new pictures, and how right it is on labeled ones."""
+"""Say what a trained run makes of new pictures, as many as there are, in order and in little memory."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from etude.recipes.options import OnBadData, OutputOptions
-from etude.recipes.trained import Trained
+from etude.recipes.predicted import Format, Row, counting, format_of, lines_in, opened
+from etude.recipes.tta import Tta as Tta
+from etude.recipes.tta import views_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from etude.data.vocab import Vocab
+    from etude.errors import DataError
     from etude.training.learner import Learner
-    from etude.training.predict import Predictions
+    from etude.training.predictions import Predictions
     from etude.types import Json
-    from etude.vision.samples import PictureSet
     from etude.vision.views import Views
 
-Tta = Literal["no", "flip", "shift", "both"]
-
 _BATCH = 64
-_SHIFT = 16
-"""What part of the side the shifted views are moved by."""
+_MOST_SKIPPED = 1000
+"""Refusals that the result names; each is told when it is met."""
 
 
 def predict(
     run: str,
     files: Sequence[str],
     *,
-    top: int = 1,
+    format: Format | None = None,
+    out: str | None = None,
+    top: int | None = None,
+    threshold: float | None = None,
     tta: Tta = "no",
     on_bad_data: OnBadData = "skip",
     device: str = "auto",
@@ -40,70 +42,138 @@ def predict(
 ) -> dict[str, Json]:
     """Say what a trained run makes of pictures, in the order in which they were named.
 
+    Pictures are read in threads ahead of the model and forgotten after it, so that memory does not depend on their
+    number, unless `output.json` asks for all predictions in one object.
+
     Args:
         run: the run's folder.
         files: pictures, folders of pictures, or "-" for names on standard input, one a line.
-        top: how many classes to say for each picture.
+        format: "table", "csv", or "json": one object a line. In csv and json a picture that cannot be read has its row
+            too, with an `error`. None is what the name of `out` says, else a table.
+        out: a file for the rows instead of standard output; it is OUT.part until it is whole.
+        top: how many classes to say of each picture.
+        threshold: where a picture may have several labels, the probability from which one is said; 0.5 unless given.
         tta: test-time augmentation, the mean of the probabilities of several views of each picture: "flip" is 2 views,
             "shift" 5, "both" 10, and it takes so many times as long.
-        on_bad_data: "skip" says which pictures cannot be read and goes on; "stop" raises.
+        on_bad_data: "skip" says which pictures cannot be read and goes on; "stop" raises at the first.
         device: where the model runs.
         output: whether to print, and how.
 
     Returns:
-        `{"tta", "predictions": [{"file", "label", "probability", "top"}, ...], "skipped": [{"file", "reason"}, ...]}`
+        `{"run", "tta", "format", "out", "predicted": how many, "num_skipped", "skipped": [{"file", "reason"}, ...]}`,
+        of which the last names the first thousand; with `output.json` and a table all of them, and "predictions", all
+        rows as `Predictions.to_rows` makes them.
+
+    Raises:
+        ConfigError: a setting that has no effect on this run's predictions, or flags that contradict each other.
+        DataError: a picture cannot be read, and `on_bad_data` is "stop".
     """
     import etude
     from etude.errors import ConfigError
 
-    if top < 1:
+    form = format_of(format, out, as_json=output.json, quiet=output.quiet)
+    _refuse(files, top, threshold)
+    learner = etude.load(run, device=device)
+    views = views_of(learner, run, tta)
+    kind = _kind(learner, run, top, threshold)
+    seen = _Seen(keep=output.json and form == "table")
+    paths, total = _expanded(files)
+    lines, shown = lines_in(form, kind, top), not output.quiet
+    with opened(out, shown=shown) as write, counting(total, enabled=shown and out is not None) as count:
+        for rows in _rows(learner, views, paths, on_bad_data, (top, threshold)):
+            seen.add(rows)
+            write(lines(rows))
+            count(seen.predicted + seen.num_skipped)
+        if not seen.predicted + seen.num_skipped:
+            raise ConfigError("no picture was named on standard input; give one name a line")
+    if out is not None and shown:
+        print(f"{seen.predicted} predictions in {out}")
+    return {"run": run, "tta": tta, "format": form, "out": out, **seen.result()}
+
+
+class _Seen:
+    """What is remembered of the rows that went by.
+
+    Args:
+        keep: all predictions.
+    """
+
+    def __init__(self, *, keep: bool) -> None:
+        self._rows: list[Json] | None = [] if keep else None
+        self._skipped: list[Json] = []
+        self.predicted = self.num_skipped = 0
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Count rows, and say which pictures could not be read."""
+        for row in rows:
+            if "error" not in row:
+                self.predicted += 1
+                if self._rows is not None:
+                    self._rows.append(row)
+                continue
+            print(f"skipped: {row['error']}", file=sys.stderr, flush=True)
+            self.num_skipped += 1
+            if self._rows is not None or self.num_skipped <= _MOST_SKIPPED:
+                self._skipped.append({"file": row["file"], "reason": row["error"]})
+
+    def result(self) -> dict[str, Json]:
+        """Of the command."""
+        rows: dict[str, Json] = {} if self._rows is None else {"predictions": self._rows}
+        return {**rows, "predicted": self.predicted, "num_skipped": self.num_skipped, "skipped": self._skipped}
+
+
+def _refuse(files: Sequence[str], top: int | None, threshold: float | None) -> None:
+    """Refuse values that no prediction takes, before the model is loaded."""
+    from etude.errors import ConfigError
+
+    if top is not None and top < 1:
         raise ConfigError(f"--top must be at least 1, got {top}")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ConfigError(f"--threshold must be a probability from 0 to 1, such as 0.5, got {threshold}")
+    if top is not None and threshold is not None:
+        raise ConfigError("--top says how many labels, --threshold how likely ones; name one of the two")
     if not files:
         raise ConfigError("name pictures or folders of pictures, or - to read names from standard input")
     if flags := [name for name in files if name.startswith("-") and name != "-" and not Path(name).exists()]:
         # the command takes it for a file, because "-" is one
         raise ConfigError(f"unknown option {flags[0]}; see: etude predict --help")
-    learner = etude.load(run, device=device)
-    views = _views(learner, run, tta)
-    rows: list[Json] = []
-    skipped: list[Json] = []
-    lines = _Lines()
-    for found, bad in _in_batches(learner, views, _expanded(files), top, on_bad_data):
-        rows += found
-        skipped += bad
-        for line in lines.of(found) if not output.quiet else ():
-            print(line, flush=True)
-        for row in bad:
-            print(f"skipped: {row['reason']}", file=sys.stderr, flush=True)
-    if not rows and not skipped:
-        raise ConfigError("no picture was named on standard input; give one name a line")
-    return {"run": run, "tta": tta, "predictions": rows, "skipped": skipped}
 
 
-def _views(learner: Learner, run: str, tta: Tta) -> Views | None:
-    """What of each picture is predicted, or None for the picture alone; a mirror image only if training saw some."""
-    from etude import vision
+def _kind(learner: Learner, run: str, top: int | None, threshold: float | None) -> Predictions:
+    """The kind of the run's predictions, from that of a black picture; refuses what has no effect on it."""
+    import torch
+
     from etude.errors import ConfigError
-    from etude.vision.preprocess import ImagePreprocess
+    from etude.vision.preprocess import ImageReader
 
-    if tta == "no":
-        return None
-    preprocess = learner.data.preprocess
-    if not isinstance(preprocess, ImagePreprocess):
-        raise ConfigError(f"{run} was not trained on pictures, so there are no views of them; leave out --tta")
-    flip, mirrored = tta in ("flip", "both"), Trained.of(run).mirrored()
-    if flip and mirrored is None:
-        print(f"note: {run} does not say whether mirrored pictures mean the same to it", file=sys.stderr)
-    if flip and mirrored is False:
-        raise ConfigError(
-            f"--tta {tta} mirrors pictures, and the training of {run} mirrored none: a mirror image may be another "
-            "thing to its model; take --tta shift"
-        )
-    return vision.Views(flip=flip, shift=0 if tta == "flip" else max(preprocess.size // _SHIFT, 1))
+    read = learner.data.read
+    if not isinstance(read, ImageReader):
+        raise ConfigError(f"{run} does not say how to read a picture; it was trained on other data")
+    kind = predicted(learner, torch.zeros(1, read.codec.channels, read.size, read.size, dtype=torch.uint8), None)
+    if threshold is not None and not kind.several:
+        raise ConfigError(f"--threshold is for several labels, and {run} predicts something else; leave it out")
+    if top is not None and (kind.numbers or not kind.probable):
+        raise ConfigError(f"--top is for classes, and {run} predicts numbers; leave it out")
+    return kind
 
 
-def _expanded(files: Sequence[str]) -> Iterator[Path | _Empty]:
-    """The pictures that are meant: folders are looked through, "-" reads names from standard input."""
+class _Empty(NamedTuple):
+    """A folder in which there is nothing to predict."""
+
+    file: str
+    reason: str
+
+
+def _expanded(files: Sequence[str]) -> tuple[Iterable[Path | _Empty], int | None]:
+    """The pictures that are meant, and how many: known unless names come on standard input."""
+    if "-" in files:
+        return _each(files), None
+    paths = list(_each(files))
+    return paths, len(paths)
+
+
+def _each(files: Sequence[str]) -> Iterator[Path | _Empty]:
+    """Folders are looked through, "-" reads names from standard input."""
     from etude.data.files import UNREAD_SUFFIXES, find_images, other_files
     from etude.errors import DataError
 
@@ -123,219 +193,63 @@ def _expanded(files: Sequence[str]) -> Iterator[Path | _Empty]:
             yield Path(name)
 
 
-class _Empty(NamedTuple):
-    """A folder in which there is nothing to predict."""
+def _rows(
+    learner: Learner,
+    views: Views | None,
+    paths: Iterable[Path | _Empty],
+    on_bad_data: OnBadData,
+    said: tuple[int | None, float | None],
+) -> Iterator[list[Row]]:
+    """Rows in the order of the paths, a batch at a time; the next pictures are read meanwhile."""
+    from etude.data.ahead import read_ahead, reading
+    from etude.errors import DataError
 
-    file: str
-    reason: str
+    assert learner.data.read is not None
+    with reading(learner.data.read) as (read, threads):
+
+        def read_one(path: Path | _Empty) -> Tensor:
+            if isinstance(path, _Empty):
+                raise DataError(path.reason)
+            return read(path)
+
+        batch: list[tuple[str, Tensor | DataError]] = []
+        for path, found in read_ahead(read_one, paths, threads=threads, ahead=2 * _BATCH):
+            if isinstance(found, DataError) and on_bad_data == "stop":
+                yield _of_batch(learner, views, batch, said)
+                raise found
+            batch.append((path.file if isinstance(path, _Empty) else str(path), found))
+            if len(batch) == _BATCH:
+                yield _of_batch(learner, views, batch, said)
+                batch = []
+        yield _of_batch(learner, views, batch, said)
 
 
-def _in_batches(
-    learner: Learner, views: Views | None, paths: Iterator[Path | _Empty], top: int, on_bad_data: OnBadData
-) -> Iterator[tuple[list[dict[str, Json]], list[dict[str, Json]]]]:
-    """Predictions and refusals, a batch at a time: a folder may be larger than memory."""
-    from itertools import islice
-
+def _of_batch(
+    learner: Learner,
+    views: Views | None,
+    batch: Sequence[tuple[str, Tensor | DataError]],
+    said: tuple[int | None, float | None],
+) -> list[Row]:
+    """A row for each picture of a batch."""
     import torch
 
-    from etude.errors import ConfigError, DataError
+    from etude.errors import DataError
+    from etude.training.predictions import THRESHOLD
 
-    read = learner.data.read
-    if read is None:
-        raise ConfigError("this run does not say how to read a picture; it was trained on other data")
-    while batch := list(islice(paths, _BATCH)):
-        pixels, good = [], []
-        bad: list[dict[str, Json]] = []
-        for path in batch:
-            try:
-                if isinstance(path, _Empty):
-                    raise DataError(path.reason)
-                pixels.append(read(path))
-                good.append(path)
-            except DataError as error:
-                if on_bad_data == "stop":
-                    raise
-                bad.append({"file": path.file if isinstance(path, _Empty) else str(path), "reason": str(error)})
-        yield (_rows(learner, views, torch.stack(pixels), good, top) if good else []), bad
+    top, threshold = said
+    good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, DataError)]
+    rows: Iterator[Row] = iter(())
+    if good:
+        predictions = predicted(learner, torch.stack([pixels for _, pixels in good]), views)
+        named = replace(predictions, names=tuple(name for name, _ in good))
+        rows = iter(named.to_rows(top, THRESHOLD if threshold is None else threshold))
+    return [{"file": name, "error": str(one)} if isinstance(one, DataError) else next(rows) for name, one in batch]
 
 
-def _predicted(learner: Learner, items: object, views: Views | None) -> Predictions:
+def predicted(learner: Learner, items: object, views: Views | None) -> Predictions:
     """Of many items."""
     from etude.training import predict as predicting
 
     predictions = predicting.predict(learner, items, views)
     assert isinstance(predictions, predicting.Predictions)
     return predictions
-
-
-def _rows(
-    learner: Learner, views: Views | None, pixels: Tensor, paths: Sequence[Path], top: int
-) -> list[dict[str, Json]]:
-    predictions = _predicted(learner, pixels, views)
-    vocab = learner.data.vocab
-    rows: list[dict[str, Json]] = []
-    for path, prediction in zip(paths, predictions, strict=True):
-        values, numbers = prediction.output.topk(min(top, len(prediction.output)))
-        names = [vocab[number] if vocab is not None else str(number) for number in numbers.tolist()]
-        best: list[Json] = [
-            {"label": name, "probability": round(value, 6)} for name, value in zip(names, values.tolist(), strict=True)
-        ]
-        rows.append({"file": str(path), "label": names[0], "probability": round(float(values[0]), 6), "top": best})
-    return rows
-
-
-class _Lines:
-    """Predictions as lines of aligned columns, which widen as longer names come."""
-
-    def __init__(self) -> None:
-        self._widths: list[int] = []
-
-    def of(self, rows: Sequence[dict[str, Json]]) -> list[str]:
-        """A batch of predictions."""
-        table = []
-        for row in rows:
-            top = row["top"]
-            assert isinstance(top, list)
-            table.append([str(row["file"]), *(f"{one['probability']:6.1%} {one['label']}" for one in top)])
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        self._widths = [max(pair) for pair in zip_longest(widths, self._widths, fillvalue=0)]
-        return ["  ".join(map(str.ljust, cells, self._widths)).rstrip() for cells in table]
-
-
-def evaluate(
-    run: str,
-    data: str,
-    *,
-    valid_pct: float | None = None,
-    split_seed: int | None = None,
-    label: str | None = None,
-    tta: Tta = "no",
-    on_bad_data: OnBadData = "skip",
-    device: str = "auto",
-    output: OutputOptions = OutputOptions(),  # noqa: B008  # frozen
-) -> dict[str, Any]:
-    """Measure a trained run on labeled pictures: those held out in a layout of its own, else all of them.
-
-    On the data that the run was trained on, what is not given is as it was in that training.
-
-    Args:
-        run: the run's folder.
-        data: a folder, an archive, or a known data set.
-        valid_pct: only the share that training with this share and split seed holds out.
-        split_seed: of that training.
-        label: where labels come from; see `vision.load`.
-        tta: as in `predict`.
-        on_bad_data: "skip" leaves out pictures that cannot be read; "stop" raises.
-        device: where the model runs.
-        output: whether to print.
-
-    Returns:
-        `{"accuracy", "cross_entropy", "samples", "classes": {name: {"samples", "accuracy"}}, "tta", "trained_on",
-        "skipped"}`. With several labels, accuracies are shares of right yes-or-no answers, and a class's samples those
-        that have it. "trained_on" counts the pictures that the run was trained on, as far as they still lie where they
-        lay; null where the folder of that training has no such layout any more.
-    """
-    import etude
-    from etude import vision
-    from etude.errors import ConfigError
-    from etude.vision.preprocess import ImageReader
-
-    learner = etude.load(run, device=device)
-    if not isinstance(learner.data.read, ImageReader) or learner.data.vocab is None:
-        raise ConfigError(f"{run} was not trained on pictures with classes, so it cannot be measured on a folder")
-    views, record = _views(learner, run, tta), Trained.of(run)
-    if record.is_on(data):
-        valid_pct, split_seed, label = record.completed(valid_pct, split_seed, label, quiet=output.quiet)
-    found, loader = vision.labeled(
-        data,
-        learner.data.read,
-        learner.data.vocab,
-        valid=valid_pct,
-        seed=42 if split_seed is None else split_seed,
-        label=label,
-        on_bad_data=on_bad_data,
-        progress=not output.quiet,
-    )
-    _refuse_other_kind(learner, found, run, data)
-    result = {"run": run, "data": data, "tta": tta, **_measured(_predicted(learner, loader, views), learner.data.vocab)}
-    result["trained_on"] = record.trained_on(found, data, quiet=output.quiet)
-    result["skipped"] = [{"file": name, "reason": reason} for name, _, reason in found.skipped]
-    if not output.quiet:
-        _tell(result)
-    return result
-
-
-def _refuse_other_kind(learner: Learner, found: PictureSet, run: str, data: str) -> None:
-    """Refuse labels that the model's outputs do not answer to."""
-    from etude.errors import ConfigError
-    from etude.training.predict import probabilities_of
-
-    kind, several = probabilities_of(learner.loss_fn), found.valid[1].ndim == 2
-    if kind != ("sigmoid" if several else "softmax"):
-        model = {"softmax": "names one class for each picture", "sigmoid": "answers yes or no for each class"}
-        labels = "several labels joined by ';'" if several else "one label each"
-        says = model.get(str(kind), "gives no probabilities, as its loss is one of your own")
-        raise ConfigError(f"the model of {run} {says}, but the pictures in {data} have {labels}; give data of its kind")
-
-
-def _measured(predictions: Predictions, vocab: Vocab) -> dict[str, Any]:
-    """Accuracy over all and of each class, and the cross entropy."""
-    import torch
-
-    assert predictions.targets is not None
-    if predictions.targets.ndim == 2:
-        return _measured_answers(predictions.output, predictions.targets, vocab)
-    targets, guesses = predictions.targets, predictions.output.argmax(1)
-    chosen = predictions.output.gather(1, targets.unsqueeze(1)).clamp(min=1e-12)
-    right = (guesses == targets).double()
-    classes = {
-        name: {"samples": int((targets == i).sum()), "accuracy": float(right[targets == i].mean())}
-        for i, name in enumerate(vocab)
-        if (targets == i).any()
-    }
-    return {
-        "samples": len(targets),
-        "accuracy": float(right.mean()),
-        "cross_entropy": float(-torch.log(chosen).mean()),
-        "classes": classes,
-    }
-
-
-def _measured_answers(output: Tensor, targets: Tensor, vocab: Vocab) -> dict[str, Any]:
-    """For several labels: right yes-or-no answers over all and of each class, and the binary cross entropy."""
-    from torch.nn.functional import binary_cross_entropy
-
-    right = ((output > 0.5) == (targets > 0.5)).double()
-    classes = {
-        name: {"samples": int(targets[:, i].sum()), "accuracy": float(right[:, i].mean())}
-        for i, name in enumerate(vocab)
-    }
-    return {
-        "samples": len(targets),
-        "answers": targets.numel(),
-        "accuracy": float(right.mean()),
-        "cross_entropy": float(binary_cross_entropy(output.float(), targets.float())),
-        "classes": classes,
-    }
-
-
-def _tell(result: dict[str, Any]) -> None:
-    """The accuracy of each class, worst first, and over all."""
-    width = max(map(len, result["classes"]))
-    if "answers" in result:
-        for name, row in sorted(result["classes"].items(), key=lambda item: item[1]["accuracy"]):
-            right = f"{row['accuracy']:7.2%}  of {result['samples']} answers, of which {row['samples']} are yes"
-            print(f"  {name.ljust(width)}  {right}")
-        print(
-            f"{result['accuracy']:.2%} of {result['answers']} yes-or-no answers right, "
-            f"binary cross entropy {result['cross_entropy']:.4f}"
-        )
-        return
-    for name, row in sorted(result["classes"].items(), key=lambda item: item[1]["accuracy"]):
-        right = round(row["accuracy"] * row["samples"])
-        print(f"  {name.ljust(width)}  {row['accuracy']:7.2%}  {right} of {row['samples']}")
-    right = round(result["accuracy"] * result["samples"])
-    print(
-        f"{right} of {result['samples']} pictures right: {result['accuracy']:.2%}, "
-        f"cross entropy {result['cross_entropy']:.4f}"
-    )

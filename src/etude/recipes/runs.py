@@ -83,7 +83,7 @@ def show_run(run: str, output: OutputOptions = OutputOptions()) -> dict[str, Jso
     from etude.runs.show import details, screen
 
     record = open_run(run)
-    defaults = _defaults(record)
+    defaults = defaults_of(record)
     _say(screen(record, defaults), output)
     return details(record, defaults)
 
@@ -135,7 +135,7 @@ def open_run(run: str) -> RunRecord:
     raise LoadError(f"{plain(run)} {kind}; name the folder of a run (see: etude runs)")
 
 
-def _defaults(record: RunRecord) -> dict[str, Json]:
+def defaults_of(record: RunRecord) -> dict[str, Json]:
     """The options of a run's recipe, had nothing been said."""
     from etude.recipes.demo import DemoOptions
     from etude.recipes.imagenette import ImagenetteOptions

@@ -18,21 +18,27 @@ if TYPE_CHECKING:
 def summarize(
     name: str, folder: Path, results: Sequence[dict[str, Json]], say: Callable[[str], object]
 ) -> dict[str, Json]:
-    """Mean and spread of several runs, written into the folder that holds them."""
+    """Mean and spread of several runs, written into the folder that holds them.
+
+    Of their accuracies, or where they learn numbers, of their errors: "valid_rmse", "valid_rmse_sd", "valid_rmses".
+    """
     from etude.training.saving import write_json
 
-    accuracies = [number(result.get("valid_accuracy")) for result in results]
+    is_error = any("valid_rmse" in result for result in results)
+    metric, plural = ("valid_rmse", "valid_rmses") if is_error else ("valid_accuracy", "valid_accuracies")
+    values = [number(result.get(metric)) for result in results]
     summary: dict[str, Json] = {
         "run": str(folder),
         "runs": [result["run"] for result in results],
-        "valid_accuracy": _json(mean(accuracies)),
-        "valid_accuracy_sd": _json(deviation(accuracies)),
-        "valid_accuracies": [_json(accuracy) for accuracy in accuracies],
+        metric: _json(mean(values)),
+        f"{metric}_sd": _json(deviation(values)),
+        plural: [_json(value) for value in values],
         "train_seconds": [result["train_seconds"] for result in results],
     }
     write_json(folder / "result.json", summary)
-    each = ", ".join(f"{accuracy:.2%}" for accuracy in accuracies)
-    say(f"\n{name}, {len(results)} runs: accuracy {spread(accuracies)} ({each})")
+    each = ", ".join(f"{value:.4g}" if is_error else f"{value:.2%}" for value in values)
+    told = f"RMSE {mean(values):.4g} ± {deviation(values):.2g}" if is_error else f"accuracy {spread(values)}"
+    say(f"\n{name}, {len(results)} runs: {told} ({each})")
     return summary
 
 

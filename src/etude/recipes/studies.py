@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from etude.recipes.options import ClassWeights as ClassWeights
 from etude.recipes.options import (
     DataOptions,
     ModelOptions,
@@ -17,6 +18,7 @@ from etude.recipes.options import (
     check,
     refuse_changed,
 )
+from etude.recipes.options import NumberLoss as NumberLoss
 from etude.recipes.several import Several, run_all
 from etude.recipes.training import Training
 from etude.runs.statistics import deviation, half_interval, mean, number, spread

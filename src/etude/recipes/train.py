@@ -108,6 +108,7 @@ def checkpoints_of(folder: Path, run: RunOptions) -> Checkpoints:
 
 def _finish(training: Training, run: RunOptions, learner: Learner, keep: KeepRun, seconds: float) -> dict[str, Json]:
     """Look at the held-out pictures, write the result and say it."""
+    from etude.runs.draw import draw_numbers
     from etude.vision.show import draw_predictions
 
     say, folder = teller(run), keep.folder
@@ -117,7 +118,11 @@ def _finish(training: Training, run: RunOptions, learner: Learner, keep: KeepRun
         "seed": training.train.seed,
         "precision": learner.precision.name,
     }
-    if learner.data.valid is not None and not learner.data.several_labels:
+    if learner.data.valid is not None and learner.data.numbers is not None:
+        predictions = learner.predict()
+        draw_numbers(predictions, folder / "predictions.png")
+        extra |= {"valid_samples": len(predictions)}
+    elif learner.data.valid is not None and not learner.data.several_labels:
         predictions = learner.predict()
         draw_predictions(learner, predictions, folder / "predictions.png")
         extra |= {"valid_right": predictions.num_right, "valid_samples": len(predictions)}
@@ -133,6 +138,9 @@ def _many(count: int, noun: str) -> str:
 
 
 def _accuracy(result: dict[str, Json]) -> str:
+    if "valid_rmse" in result:
+        r2, rmse, mae = (number(result[f"valid_{name}"]) for name in ("r2", "rmse", "mae"))
+        return f"{result['valid_samples']} held-out pictures: R2 {r2:.4f}, RMSE {rmse:.4g}, MAE {mae:.4g}"
     if "valid_accuracy" not in result:
         return "trained without validation"
     share = number(result["valid_accuracy"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from etude.runs.files import mapping, read_object, text
+
 if TYPE_CHECKING:
+    from etude.data.block import Samples
     from etude.vision.samples import PictureSet
 
 _FEW = 3
@@ -18,8 +20,8 @@ class Trained:
     """What a run's folder says of its training."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self._options: dict[str, Any] = config.get("options", {})
-        self._data: dict[str, Any] = config.get("data", {})
+        self._options = mapping(config.get("options"))
+        self._data = mapping(config.get("data"))
         self._training: dict[str, Any] | None = config.get("training")
 
     @classmethod
@@ -27,10 +29,35 @@ class Trained:
         """From the folder of a run, or from a checkpoint in it; nothing is known of a model that lies elsewhere."""
         folder = Path(run).resolve()
         folder = folder.parent.parent if folder.parent.name == "checkpoints" else folder
-        try:
-            return cls(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            return cls({})
+        config = mapping(read_object(folder / "config.json")[0])
+        options = mapping(config.get("options"))
+        cwd = text(read_object(folder / "environment.json")[0].get("cwd"))
+        own = text(options.get("data"))
+        if own and cwd and not Path(own).exists() and (Path(cwd) / own).exists():
+            # a path as it was meant where the run was started
+            options["data"] = str(Path(cwd) / own)
+        return cls(config)
+
+    @property
+    def source(self) -> str | None:
+        """The folder, archive or known data set that the run was trained on, as it was named."""
+        return text(self._options.get("data")) or None
+
+    @property
+    def fold(self) -> tuple[int, int] | None:
+        """(which, of how many) was held out, counted from 0; None for a run that is not part of a cross-validation."""
+        fold = re.search(r"fold (\d+) of (\d+) held out", str(self._data.get("description")))
+        return (int(fold[1]) - 1, int(fold[2])) if fold else None
+
+    @property
+    def kind(self) -> str:
+        """What was trained on: "pictures", "whole pictures" or "digits"; empty where it is not known."""
+        return text(mapping(self._training).get("kind"))
+
+    @property
+    def several(self) -> bool:
+        """Whether it was said that a picture may have several labels."""
+        return bool(self._options.get("several"))
 
     def is_on(self, data: str) -> bool:
         """Whether the run was trained on what is called so."""
@@ -80,18 +107,23 @@ class Trained:
 
     def _files(self, root: Path) -> set[Path]:
         """The files of the training."""
+        return {sample.path for sample in self.samples(root).train}
+
+    def samples(self, root: Path) -> Samples:
+        """The files of the training in its folder, and those that it held out; raises `DataError` where it changed."""
         from etude.vision.finding import block_of
 
-        fold = re.search(r"fold (\d+) of (\d+) held out", str(self._data.get("description")))
         block = block_of(
             root,
             self._options.get("valid_pct"),
             self._options.get("split_seed", 42),
             self._options.get("label"),
             split=None,
-            fold=(int(fold[1]) - 1, int(fold[2])) if fold else None,
+            fold=self.fold,
+            several=self.several,
+            numbers=self._options.get("target") == "number",
         )
-        return {sample.path for sample in block.samples(root).train}
+        return block.samples(root)
 
 
 def _place(data: str | Path) -> Path:

@@ -19,7 +19,7 @@ from etude.runs.text import plain
 if TYPE_CHECKING:
     from etude.types import Json
 
-METRICS: Final = ("valid_accuracy", "valid_cross_entropy", "valid_loss")
+METRICS: Final = ("valid_accuracy", "valid_rmse", "valid_cross_entropy", "valid_loss")
 """What runs are judged by: the first that all of them have. A loss is no measure where the runs' losses differ."""
 
 

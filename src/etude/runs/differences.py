@@ -21,7 +21,7 @@ _MISSING: Final = "-"
 DATA_OPTIONS: Final = frozenset(
     {
         *("data", "size", "valid_pct", "split_seed", "label", "label_noise", "on_bad_data", "stored_size", "store"),
-        *("min_scale", "flip", "squash", "color", "rotate", "erase"),
+        *("min_scale", "flip", "squash", "color", "rotate", "erase", "target", "several", "sampling"),
     }
 )
 """Options that decide what the data is, so that another fingerprint follows from them."""

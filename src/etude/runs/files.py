@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+
+from etude.errors import LoadError
+from etude.training.guarded import MOST_JSON, read_bytes, refuse_bomb
 
 _TAIL: Final = 1 << 16
 """Bytes that are read at a time from the end of a history."""
@@ -68,12 +72,14 @@ def is_locked(path: Path) -> bool:
 
 def read_object(path: Path) -> tuple[dict[str, Any], str]:
     """A JSON object; an empty one with the reason where a file holds none, without a reason where there is no file."""
-    try:
-        value = parse(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.lexists(path):
         return {}, ""
-    except OSError as error:
-        return {}, f"cannot be read: {error.strerror or error}"
+    try:
+        data = read_bytes(path, most=MOST_JSON)
+        refuse_bomb(data)
+        value = parse(data.decode("utf-8-sig"))
+    except LoadError as error:
+        return {}, f"cannot be read: {error}"
     except ValueError as error:
         return {}, f"is not whole JSON: {error}"
     return (value, "") if isinstance(value, dict) else ({}, f"holds a {type(value).__name__}, expected an object")

@@ -59,6 +59,7 @@ def row_of(run: RunRecord) -> dict[str, Json]:
         "epochs_asked": run.epochs_asked,
         "valid_accuracy": results.get("valid_accuracy"),
         "valid_accuracy_sd": results.get("valid_accuracy_sd"),
+        "valid_rmse": results.get("valid_rmse"),
         "valid_loss": results.get("valid_loss"),
         "seconds": run.seconds,
         "commit": run.commit or None,
@@ -98,10 +99,12 @@ def _or_empty(value: object) -> str:
 
 
 def validation(numbers: dict[str, Any]) -> str:
-    """What validation gave, in a few signs: accuracy with its spread, or loss."""
+    """What validation gave, in a few signs: accuracy with its spread, or the error of numbers, or loss."""
     accuracy, sd = finite(numbers.get("valid_accuracy")), finite(numbers.get("valid_accuracy_sd"))
     if accuracy is not None:
         return f"{100 * accuracy:.2f} %" + ("" if sd is None else f" ± {100 * sd:.2f}")
+    if (error := finite(numbers.get("valid_rmse"))) is not None:
+        return f"RMSE {error:.4g}"
     loss = finite(numbers.get("valid_loss"))
     return "" if loss is None else f"loss {loss:.4f}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,10 +10,11 @@ from torch.optim import Optimizer
 
 from etude.data.loaders import DataLoaders
 from etude.data.vocab import Vocab
-from etude.errors import ConfigError, LoadError
+from etude.errors import ConfigError, DataError, LoadError
+from etude.regression import Numbers, give_numbers
 from etude.training import saving
 from etude.training.learner import Learner
-from etude.vision.models import ARCHITECTURES, create_model
+from etude.vision.models import ARCHITECTURES, TIMM, create_for
 from etude.vision.preprocess import ImagePreprocess, ImageReader
 
 _LOSSES = {"softmax": nn.CrossEntropyLoss, "sigmoid": nn.BCEWithLogitsLoss, None: nn.MSELoss}
@@ -35,39 +35,59 @@ def load(path: str | os.PathLike[str], *, model: nn.Module | None = None, device
     saved = saving.read(path)
     description = saved.description
     try:
-        model = model if model is not None else _build(description)
         data = _data(saved)
-        loss_fn = _LOSSES[description["probabilities"]]()
-    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        if (kind := description["probabilities"]) not in _LOSSES:
+            raise ConfigError(f"probabilities are one of {list(_LOSSES)}, got {kind!r}")
+        loss_fn = _LOSSES[kind]()
+        if model is None:
+            model = _build(saved)
+        else:
+            saving.load_weights(model, saved.weights, str(saved.path))
+    except (KeyError, TypeError, AttributeError, OverflowError, ConfigError, DataError) as error:
         raise LoadError(f"{saved.path / saving.DESCRIPTION} cannot be used: {error}") from error
-    saving.load_weights(model, saved.weights, str(saved.path))
     return Learner(model, data, loss_fn, _no_optimizer, device=device, progress=False)
 
 
-def _build(description: dict[str, Any]) -> nn.Module:
-    config = description["model"]
-    if not isinstance(config, dict) or config.get("arch") not in ARCHITECTURES:
+def _build(saved: saving.SavedModel) -> nn.Module:
+    config, vocab = saved.description["model"], saved.description["vocab"]
+    if config is None or not (config.get("arch") in ARCHITECTURES or str(config.get("arch")).startswith(TIMM)):
         raise ConfigError(
-            f"it describes a {description['model_class']}, which etude cannot build by name; "
+            f"it describes a {saved.description['model_class']}, which etude cannot build by name; "
             "pass one: etude.load(path, model=MyModel())"
         )
-    model = create_model(config["arch"], **{name: value for name, value in config.items() if name != "arch"})
+    model = create_for(config, saved.weights, str(saved.path))
+    if (numbers := _numbers(saved)) is not None:
+        model = give_numbers(model, numbers)
+    if vocab is not None and config.get("num_classes") not in (len(vocab), 1):
+        raise ConfigError(f"it has {len(vocab)} labels and {config.get('num_classes')} classes")
     # the layout it was trained in: another one rounds differently
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
-    return model
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch's stub
 
 
 def _data(saved: saving.SavedModel) -> DataLoaders:
     """What prediction needs of the data: labels, how to read an item, and preprocessing."""
     description = saved.description
+    preprocess = ImagePreprocess(**description["preprocess"]) if description["preprocess"] is not None else None
+    read = ImageReader(**description["read"]) if description["read"] is not None else None
+    if preprocess is not None and read is not None:
+        given, asked = (read.size, read.codec.channels), (preprocess.size, len(preprocess.mean))
+        if given[0] < asked[0] or given[1] != asked[1]:
+            raise ConfigError(f"pictures are read with (size, channels) {given}, and normalized with {asked}")
     return DataLoaders(
         None,
         vocab=Vocab(description["vocab"]) if description["vocab"] is not None else None,
-        preprocess=ImagePreprocess(**description["preprocess"]) if description["preprocess"] is not None else None,
-        read=ImageReader(**description["read"]) if description["read"] is not None else None,
+        preprocess=preprocess,
+        read=read,
         channels=description["channels"],
+        numbers=_numbers(saved),
         description=f"loaded from {saved.path}",
     )
+
+
+def _numbers(saved: saving.SavedModel) -> Numbers | None:
+    """What is known of the numbers that it predicts; an older description does not say that there are none."""
+    told = saved.description.get("numbers")
+    return None if told is None else Numbers.from_config(told)
 
 
 def _no_optimizer(groups: object) -> Optimizer:

@@ -123,8 +123,8 @@ def screen(run: RunRecord, defaults: Mapping[str, Any]) -> Iterator[str]:
         yield from _several(run)
         return
     yield ""
-    facts = [(name, plain(value)) for name, value in _facts(run, defaults) if value]
-    yield from columns(facts)
+    known = [(name, plain(value)) for name, value in facts(run, defaults) if value]
+    yield from columns(known)
     series = read_series(run.folder)
     yield from _history(run, series)
     yield from _incidents(run)
@@ -166,7 +166,8 @@ def _percent(share: Any) -> str:
     return "not known" if found is None else f"{100 * found:.2f} %"
 
 
-def _facts(run: RunRecord, defaults: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def facts(run: RunRecord, defaults: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a run is, each fact under its name; empty where it is not known, without a name where it belongs above."""
     environment, data = run.environment, mapping(run.config.get("data"))
     yield "started", run.started.strftime("%Y-%m-%d %H:%M:%S") if run.started else ""
     yield "command", command_of(run)

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from etude.errors import ConfigError, LoadError
 from etude.training.durable import can_write, sync_folder, write_tensors, write_text
+from etude.training.guarded import check_header, parse_json, read_bytes
 from etude.training.snapshot import Snapshot
 from etude.training.trees import from_json, to_json
 from etude.types import Json
@@ -253,11 +254,15 @@ def read(checkpoint: Path) -> Snapshot:
     manifest = _manifest(checkpoint)
     files = {name: _read_file(checkpoint / name, digest) for name, digest in manifest["files"].items()}
     try:
+        for name in (_MODEL, _TENSORS):
+            check_header(files[name][:8], len(files[name]))
         weights, tensors = (safetensors.torch.load(files[name]) for name in (_MODEL, _TENSORS))
-        state = from_json(json.loads(files[_STATE]), tensors)
+        state = from_json(parse_json(files[_STATE]), tensors)
         for older in range(manifest["format"], FORMAT):
             state = UPGRADES[older](state)
         extra, names = state["average"]["weights"] if state["average"] else state["model"], state.pop("weights")
+        if unknown := sorted(set(weights) - set(names)):
+            raise LoadError(f"{_MODEL} holds {unknown[:5]}, which the state does not know")
         whole = {name: weights[name] if name in weights else extra[name] for name in names}
         state |= {"average": {**state["average"], "weights": whole}} if state["average"] else {"model": whole}
         return Snapshot.of(state)
@@ -284,7 +289,7 @@ def _manifest(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint's manifest, checked against its own digest and against the files that are there."""
     path = checkpoint / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(_read_bytes(path))
+        manifest: dict[str, Any] = parse_json(_read_bytes(path))
         digest = manifest.pop("sha256")
         whole = digest == _digest_of(manifest)
         number, files = manifest["format"], manifest["files"].keys()
@@ -317,14 +322,12 @@ def _read_file(path: Path, digest: str) -> bytes:
 
 
 def _read_bytes(path: Path) -> bytes:
-    if path.exists() and not path.is_file():
-        raise LoadError(f"the checkpoint {path.parent} is damaged: {path.name} is no file")
+    if not os.path.lexists(path):
+        raise LoadError(f"the checkpoint {path.parent} is damaged: {path.name} is missing")
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise LoadError(f"the checkpoint {path.parent} is damaged: {path.name} is missing") from None
-    except OSError as error:
-        raise LoadError(f"the checkpoint {path.parent} cannot be read: {error}") from error
+        return read_bytes(path, path.parent)
+    except LoadError as error:
+        raise LoadError(f"the checkpoint {path.parent} is damaged: {error}") from error
 
 
 def _digest_of(manifest: Any) -> str:

@@ -104,4 +104,5 @@ def format_cell(name: str, value: float | None) -> str:
         return f"{value:.10g}"
     if name == "seconds":
         return f"{value:.1f}s" if value < 60 else f"{int(value) // 60}:{int(value) % 60:02d}"
-    return f"{value:.4f}"
+    # an error of numbers may be in units of thousands
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.6g}"

@@ -263,8 +263,8 @@ class Learner:
         """What the model says of new items.
 
         Args:
-            items: one item as the data reads it (a path, a picture, an array): gives a `Prediction`. A list of items,
-                a tensor (always a batch of inputs), a loader, or None for the validation data: gives `Predictions`.
+            items: one item as the data reads it (a path, a picture, an array): gives a `Prediction`. A list or iterator
+                of items, a folder, a tensor (a batch), a loader, or None for the validation data: gives `Predictions`.
             views: of each item, such as `vision.Views()`; the mean of their probabilities counts.
         """
         return predict(self, items, views)

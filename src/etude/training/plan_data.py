@@ -46,6 +46,8 @@ class DataPlan:
     classes: list[str] | None
     several_labels: bool
     """Whether a sample may have several classes at once."""
+    numbers: dict[str, list[float]] | None
+    """Where targets are numbers: mean and deviation of each by its name."""
     augment: str
     """Random changes of training batches; empty without."""
     windows: str
@@ -67,6 +69,12 @@ def data_plan(data: DataLoaders, train: Batch, valid: Batch | None) -> DataPlan:
         valid=None if data.valid is None or valid is None else _part(data.valid, valid),
         classes=None if data.vocab is None else [str(name) for name in data.vocab],
         several_labels=data.several_labels,
+        numbers=None
+        if data.numbers is None
+        else {
+            name: [mean, std]
+            for name, mean, std in zip(data.numbers.names, data.numbers.mean, data.numbers.std, strict=True)
+        },
         augment="" if data.augment is None else name_of(data.augment),
         windows=str(data.identity.get("windows", "")),
     )

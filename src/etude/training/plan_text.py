@@ -86,6 +86,8 @@ def _data(plan: Plan) -> list[str]:
         named = ", ".join(data.classes[:_MOST_NAMES]) + (", ..." if len(data.classes) > _MOST_NAMES else "")
         several = "; a sample may have several" if data.several_labels else ""
         lines.append(f"{_many(len(data.classes), 'class')}: {named}{several}")
+    for name, (mean, std) in (data.numbers or {}).items():
+        lines.append(f"target {name}: a number, mean {mean:.6g}, standard deviation {std:.4g}")
     if data.windows or data.augment:
         lines.append("in training: " + ", then ".join(part for part in (data.windows, data.augment) if part))
     if plan.phases:

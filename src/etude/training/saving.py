@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -9,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from etude.errors import ConfigError, LoadError
 from etude.training import checkpoint
 from etude.training.durable import write_tensors, write_text
+from etude.training.guarded import read_json
 from etude.training.predict import probabilities_of
+from etude.training.tensor_files import is_same_type, read_tensors
 from etude.types import HasConfig, Json
 
 if TYPE_CHECKING:
@@ -25,7 +26,21 @@ if TYPE_CHECKING:
 WEIGHTS: Final = "model.safetensors"
 DESCRIPTION: Final = "model.json"
 _FORMAT: Final = 2
-_KEYS: Final = {"model", "model_class", "read", "preprocess", "vocab", "channels", "probabilities"}
+_DIGEST: Final = "weights_sha256"
+"""In the description, unless an older version wrote it."""
+_RESULT: Final = "result.json"
+"""In the folder of a run that has ended."""
+_NO: Final = type(None)
+_KINDS: Final[dict[str, tuple[type, ...]]] = {
+    "model": (dict, _NO),
+    "model_class": (str,),
+    "read": (dict, _NO),
+    "preprocess": (dict, _NO),
+    "vocab": (list, _NO),
+    "channels": (int,),
+    "probabilities": (str, _NO),
+}
+"""What every description has."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +68,8 @@ def save(learner: Learner, path: str | os.PathLike[str]) -> None:
             )
     folder.mkdir(parents=True, exist_ok=True)
     with learner.averaged():
-        save_weights(learner.model, folder / WEIGHTS)
-    write_json(folder / DESCRIPTION, _description(learner))
+        digest = save_weights(learner.model, folder / WEIGHTS)
+    write_json(folder / DESCRIPTION, {**_description(learner), _DIGEST: digest})
 
 
 def describe(learner: Learner) -> dict[str, Json] | None:
@@ -75,6 +90,7 @@ def _description(learner: Learner) -> dict[str, Json]:
         "vocab": list(learner.data.vocab) if learner.data.vocab is not None else None,
         "channels": learner.data.channels,
         "probabilities": probabilities_of(learner.loss_fn),
+        "numbers": None if learner.data.numbers is None else learner.data.numbers.config(),
         "metrics": list(learner.metrics),
         "epochs": learner.progress.epoch,
     }
@@ -85,11 +101,12 @@ def config_of(module: object) -> dict[str, Json] | None:
     return module.config() if isinstance(module, HasConfig) else None
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a state dict as safetensors, replacing the file in one step."""
+def save_weights(model: nn.Module, path: Path) -> str:
+    """Write a state dict as safetensors, replacing the file in one step; returns its SHA-256."""
     temporary = path.with_name(path.name + ".part")
-    write_tensors({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, temporary)
+    digest = write_tensors({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, temporary)
     temporary.replace(path)
+    return digest
 
 
 def write_json(path: Path, value: Json) -> None:
@@ -107,37 +124,96 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
     """Read what `save` wrote. Nothing in the files is executed, and no name in them is imported.
 
     Raises:
-        LoadError: a file is missing, damaged, or of a newer format.
+        LoadError: a file is missing, damaged, something else than a plain file, or of another format.
     """
     folder = Path(path)
     if (folder / checkpoint.MANIFEST).exists() or checkpoint.position_of(folder) is not None:
         checkpoint.verify(folder)
     for name in (WEIGHTS, DESCRIPTION):
-        if not (folder / name).is_file() and (kept := checkpoint.checkpoints(folder / checkpoint.FOLDER)):
-            raise LoadError(
-                f"{folder} was stopped before its end; its newest checkpoint is {kept[0]}, and etude resume {folder} "
-                "goes on with it"
-            )
-        if not (folder / name).is_file():
-            raise LoadError(f"{folder} holds no {name}; expected a folder written by learner.save or by a run")
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS)
-    except (ValueError, SafetensorError) as error:
-        raise LoadError(f"{folder} is damaged: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != _FORMAT or not set(description) >= _KEYS:
-        raise LoadError(
-            f"{folder / DESCRIPTION} is not a whole description of format {_FORMAT}; another version of etude may have "
-            "written it"
-        )
+        if not os.path.lexists(folder / name):
+            raise LoadError(_why_missing(folder, name))
+    description = read_description(folder / DESCRIPTION)
+    weights = read_tensors(folder / WEIGHTS, folder)
+    if (digest := description.get(_DIGEST)) is not None:
+        with (folder / WEIGHTS).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise LoadError(f"{folder / WEIGHTS} is damaged: it is not what was written (SHA-256)")
     return SavedModel(folder, description, weights)
+
+
+def _why_missing(folder: Path, name: str) -> str:
+    """What is said of a folder without a file that a saved model has."""
+    kept = checkpoint.checkpoints(folder / checkpoint.FOLDER)
+    if kept and (folder / _RESULT).exists():
+        return (
+            f"{folder / name} is missing, though its run has ended: it was lost or moved. The newest checkpoint holds "
+            f"the model of that moment: {kept[0]}"
+        )
+    if kept:
+        return (
+            f"{folder} was stopped before its end; its newest checkpoint is {kept[0]}, and etude resume {folder} "
+            "goes on with it"
+        )
+    if (folder / ".metadata").exists():
+        return f"{folder} is a folder of torch.distributed.checkpoint, whose files can hold code; it is not opened"
+    if (folder / "bundle.json").exists():
+        return f"{folder} is a bundle, which its own read_bundle.py reads; name the run that it was made from"
+    return f"{folder} holds no {name}; expected a folder written by learner.save or by a run"
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What `model.json` says, every part of the kind that `save` writes.
+
+    Raises:
+        LoadError: naming the file, and what is wrong with it.
+    """
+    description = read_json(path, path.parent)
+    if not isinstance(description, dict) or description.get("format") != _FORMAT or not set(description) >= set(_KINDS):
+        raise LoadError(
+            f"{path} is not a whole description of format {_FORMAT}; another version of etude may have written it"
+        )
+    for name, kinds in _KINDS.items():
+        if type(description[name]) not in kinds:
+            raise LoadError(f"{path} is damaged: {name} is a {type(description[name]).__name__}")
+    if not all(type(label) is str for label in description["vocab"] or ()):
+        raise LoadError(f"{path} is damaged: vocab holds what is no name")
+    return description
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The weights of a `.safetensors` file, or of what `read` takes.
+
+    Raises:
+        LoadError: there is no such file, or it is no safetensors file.
+    """
+    file = Path(path)
+    if not file.is_file():
+        return read(path).weights
+    if file.suffix != ".safetensors":
+        raise LoadError(
+            f"{file} is not a .safetensors file. Files of torch.save can hold code; write their weights anew where you "
+            "trust them: safetensors.torch.save_file(torch.load(path, weights_only=True), 'weights.safetensors')"
+        )
+    return read_tensors(file)
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Put weights into a model that has exactly these names and shapes.
 
     Raises:
-        LoadError: naming what is missing, unexpected, or of another shape.
+        LoadError: naming what is missing, unexpected, or of another shape or type.
+    """
+    check_weights(model, weights, source)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(weights[name])
+
+
+def check_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Refuse weights that are not exactly those of a model, which may be one without memory, on the meta device.
+
+    Raises:
+        LoadError: naming what is missing, unexpected, or of another shape or type.
     """
     own = model.state_dict()
     missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
@@ -151,6 +227,10 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> N
             f"the weights of {source} do not fit {type(model).__name__}: missing {missing[:5]}, "
             f"unexpected {unexpected[:5]}, other shapes {reshaped[:5]}"
         )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(weights[name])
+    retyped = [
+        f"{name}: {weights[name].dtype}, expected {own[name].dtype}"
+        for name in own
+        if not is_same_type(own[name], weights[name])
+    ]
+    if retyped:
+        raise LoadError(f"the weights of {source} are of other types than those of the model: {retyped[:5]}")

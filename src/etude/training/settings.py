@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -59,7 +58,7 @@ def data_of(learner: Learner) -> dict[str, Any]:
     train, preprocess = learner.data.train, learner.data.preprocess
     dealt: dict[str, Any] = {"batches": 0 if train is None else len(train)}
     if isinstance(train, SeekableLoader):
-        dealt |= asdict(train.sampling)
+        dealt |= train.sampling.config()
     return {**dealt, "preprocess": None if preprocess is None else told(preprocess), **learner.data.identity}
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from etude.errors import LoadError
-from etude.training.guarded import is_same_type
+from etude.training.tensor_files import is_same_type
 
 _FEW = 5
 """Names given of each kind."""

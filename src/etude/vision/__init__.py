@@ -11,6 +11,9 @@ from etude.vision.color import color_jitter as color_jitter
 from etude.vision.data import labeled as labeled
 from etude.vision.data import load as load
 from etude.vision.erase import random_erasing as random_erasing
+from etude.vision.gradcam import grad_cam as grad_cam
+from etude.vision.interpret import draw_confused as draw_confused
+from etude.vision.interpret import draw_top_losses as draw_top_losses
 from etude.vision.learner import learner as learner
 from etude.vision.models import create_model as create_model
 from etude.vision.preprocess import ImagePreprocess as ImagePreprocess

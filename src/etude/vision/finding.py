@@ -37,6 +37,9 @@ def block_of(
     label: str | Label | None,
     split: Split | None,
     fold: tuple[int, int] | None,
+    *,
+    several: bool = False,
+    numbers: bool = False,
 ) -> DataBlock:
     """The guessed layout of a folder, with the parts of it that the user said otherwise; see `vision.load`."""
     if valid is not None and not isinstance(valid, float):
@@ -49,9 +52,12 @@ def block_of(
         valid="all" if split is not None else "train" if fold is not None else valid,
         seed=seed,
         label=label_of(label),
+        several=several,
+        numbers=numbers,
     )
     if fold is not None:
-        split = fold_split(fold[0], fold[1], seed, label=block.label)
+        # numbers are dealt out as if all were of one class
+        split = fold_split(fold[0], fold[1], seed, label=(lambda path, root: "") if numbers else block.label)
         block = replace(block, description=f"{block.description}, fold {fold[0] + 1} of {fold[1]} held out")
     elif split is not None:
         block = replace(block, description=f"{block.description}, split by a function")

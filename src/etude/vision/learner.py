@@ -76,15 +76,7 @@ def learner(
         progress: show a bar and the epoch table.
         options: of the architecture, such as blur_pool=True, activation="mish", stem_stride=1.
     """
-    if isinstance(arch, nn.Module):
-        if options or pretrained is not None:
-            named = sorted(options) if options else f"pretrained={str(pretrained)!r}"
-            raise ConfigError(f"{named} belong to an architecture by name and have no effect on a ready model")
-        model = arch
-    else:
-        start = start_for(str(arch), data, options, None if pretrained is None else str(pretrained))
-        model = start.model if data.numbers is None else give_numbers(start.model, data.numbers)
-        data = normalized_as(data, start)
+    model, data = _model(arch, data, pretrained, options)
     return Learner(
         model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]  # torch's stub lacks this form
         data,
@@ -101,3 +93,20 @@ def learner(
         compile=compile,
         progress=progress,
     )
+
+
+def _model(
+    arch: str | os.PathLike[str] | nn.Module,
+    data: DataLoaders,
+    pretrained: str | os.PathLike[str] | None,
+    options: dict[str, Any],
+) -> tuple[nn.Module, DataLoaders]:
+    """The model, and the data as its body knows pictures."""
+    if isinstance(arch, nn.Module):
+        if options or pretrained is not None:
+            named = sorted(options) if options else f"pretrained={str(pretrained)!r}"
+            raise ConfigError(f"{named} belong to an architecture by name and have no effect on a ready model")
+        return arch, data
+    start = start_for(str(arch), data, options, None if pretrained is None else str(pretrained))
+    model = start.model if data.numbers is None else give_numbers(start.model, data.numbers)
+    return model, normalized_as(data, start)

@@ -20,7 +20,7 @@ from etude.vision.resample import resample
 from etude.vision.windows import Windows
 
 if TYPE_CHECKING:
-    from jaxtyping import Int, Shaped, UInt8
+    from jaxtyping import Float, Int, Shaped, UInt8
 
 
 @runtime_checkable
@@ -50,6 +50,7 @@ class PictureLoader:
         rank: which part of each step this process takes.
         world_size: the number of processes.
         vocab: what the class numbers of the targets mean.
+        weights: draw pictures with replacement, each as often as its weight says; see `Sampling`.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class PictureLoader:
         rank: int = 0,
         world_size: int = 1,
         vocab: Vocab | None = None,
+        weights: Float[Tensor, "samples"] | None = None,
     ) -> None:
         if len(rows) != len(targets):
             raise DataError(f"{len(rows)} pictures but {len(targets)} targets; expected one target per picture")
@@ -80,6 +82,7 @@ class PictureLoader:
             seed=seed,
             rank=rank,
             world_size=world_size,
+            weights=weights,
         )
         self.store, self.rows, self.targets = store, rows, targets
         self.vocab, self._kept = vocab, store
@@ -119,7 +122,8 @@ class PictureLoader:
     def take(self, rows: Int[Tensor, "batch"] | Sequence[int], epoch: int = 0, side: int | None = None) -> Batch:
         """The pictures at the given positions of this data set, as they are seen in an epoch; see `pixels`."""
         rows = torch.as_tensor(rows, device=self.rows.device)
-        return Batch(self.pixels(rows, epoch, side), self.targets.index_select(0, rows), indices=rows)
+        targets = self.targets.index_select(0, rows % len(self.targets))
+        return Batch(self.pixels(rows, epoch, side), targets, indices=rows)
 
     def pixels(
         self, rows: Int[Tensor, "batch"], epoch: int = 0, side: int | None = None
@@ -127,11 +131,11 @@ class PictureLoader:
         """The windows of the pictures at the given positions, as they are seen in an epoch.
 
         Args:
-            rows: which pictures.
+            rows: which pictures; one that is drawn again in an epoch has other windows, see `Sampling.weights`.
             epoch: decides the windows, with the seed and the picture.
             side: what the windows are reduced to; None takes `size`. The windows are the same.
         """
-        values, starts, shapes = self.store.gather(self.rows.index_select(0, rows))
+        values, starts, shapes = self.store.gather(self.rows.index_select(0, rows % len(self.rows)))
         windows = self.windows(self.seed, epoch, rows, shapes[:, 0], shapes[:, 1])
         return resample(values, starts, shapes, windows, side or self.size, most=self._most, memory=self._memory)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -15,7 +16,7 @@ from typing_extensions import override
 
 from etude.data.buffers import Recycler
 from etude.data.build import BadFile
-from etude.errors import DataError
+from etude.errors import ConfigError, DataError
 from etude.types import Json
 from etude.vision.decode import PictureCodec, from_16_bits
 from etude.vision.resample import resample
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Shaped, UInt8
 
 
+_LARGEST = 1 << 14
+"""Pixels of a side."""
+_MOST_CHANNELS = 1 << 10
 _SCALE_ARRAY = "scale them first: (255 * pixels).round().astype(np.uint8) for pixels in [0, 1]"
 _SCALE_TENSOR = "scale them first: (255 * pixels).round().to(torch.uint8) for pixels in [0, 1]"
 
@@ -37,6 +41,9 @@ class ImagePreprocess(nn.Module):
         size: side of the window; pictures that are this size already pass through.
         mean: per channel, of pixels in [0, 1].
         std: per channel.
+
+    Raises:
+        ConfigError: no picture has such a size, mean or deviation.
     """
 
     scale: Tensor
@@ -44,6 +51,12 @@ class ImagePreprocess(nn.Module):
 
     def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        _check_size(size)
+        numbers = all(isinstance(number, int | float) and math.isfinite(number) for number in (*mean, *std))
+        if not numbers or not 1 <= len(mean) == len(std) <= _MOST_CHANNELS or not min(std) > 0:
+            raise ConfigError(
+                f"mean and std have a finite number for each channel, std above 0; got {mean!s:.60}, {std!s:.60}"
+            )
         self.size, self.mean, self.std = size, tuple(mean), tuple(std)
         deviation = torch.tensor(self.std, dtype=torch.float64)
         # one row of pixels: operands of three numbers would leave a vector unit idle (119 us a picture instead of 9)
@@ -110,6 +123,8 @@ class ImageReader:
     def __init__(
         self, size: int, channels: int = 3, *, stored: int | None = None, share: float = 1.0, squash: bool = False
     ) -> None:
+        _check_size(size)
+        _check_size(stored if stored is not None else size)
         self.size, self.codec, self.crop = size, PictureCodec(stored, channels), MiddleCrop(share, squash)
 
     def config(self) -> dict[str, Json]:
@@ -128,6 +143,16 @@ class ImageReader:
         A tensor (channel, height, width) is seen as an array of the same pixels is. One that has the size already
         passes through.
         """
+        with self.threaded() as read:
+            return read(item)
+
+    @contextmanager
+    def threaded(self) -> Iterator[Callable[[Any], Tensor]]:
+        """Inside, a function that reads as the reader itself does, from any thread."""
+        with self.codec.quietly():
+            yield self._read
+
+    def _read(self, item: Any) -> UInt8[Tensor, "channel size size"]:
         if isinstance(item, Tensor):
             if item.dtype == torch.uint8 and item.shape == (self.codec.channels, self.size, self.size):
                 return item.cpu()
@@ -135,8 +160,7 @@ class ImageReader:
         if isinstance(item, np.ndarray):
             item = _picture(item)
         try:
-            with self.codec.quietly():
-                pixels = torch.from_numpy(self.codec.read(item if isinstance(item, Image.Image) else Path(item)))
+            pixels = torch.from_numpy(self.codec.read(item if isinstance(item, Image.Image) else Path(item)))
         except BadFile as bad:
             named = getattr(item, "filename", "") or "the picture" if isinstance(item, Image.Image) else item
             raise DataError(f"{named} {bad}. Repair it or take it out.") from bad
@@ -152,6 +176,12 @@ class ImageReader:
             most=(height, width, channels),
             memory=Recycler(0),
         )[0]
+
+
+def _check_size(size: int) -> None:
+    """Refuse a size that a slip of the hand or a stranger's file may name; raises `ConfigError`."""
+    if type(size) is not int or not 1 <= size <= _LARGEST:
+        raise ConfigError(f"size must be a whole number of pixels from 1 to {_LARGEST}, got {size!s:.60}")
 
 
 def _array(pixels: Tensor, channels: int) -> np.ndarray[Any, np.dtype[Any]]:

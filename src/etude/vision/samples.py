@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from etude.data.block import Samples
+from etude.data.block import DataBlock, Samples
 from etude.data.duplicates import Duplicate, shared_files
 from etude.data.files import relative_name
 from etude.data.items import Sample, noisy_labels
 from etude.data.store import Incident, RaggedStore
 from etude.data.unstored import Unstored
 from etude.data.vocab import Vocab
-from etude.errors import DataError
+from etude.errors import ConfigError, DataError
+from etude.regression import Numbers
 from etude.types import Json
 
 _TOO_MANY = 0.5
@@ -34,9 +35,9 @@ class PictureSet:
         root: the folder of the data.
         description: a line that says what this is.
         store: the decoded pictures.
-        train: rows of the store, and their targets: class numbers, or one column per class for several labels.
+        train: rows of the store, and their targets: class numbers, one column per class for several labels, or numbers.
         valid: likewise.
-        vocab: the classes.
+        vocab: the classes; None where the targets are numbers.
         incidents: what was not taken as it was, file by file.
         notes: what is odd about the data, in words.
         num_files: how many were asked for.
@@ -47,10 +48,20 @@ class PictureSet:
     store: RaggedStore | Unstored
     train: tuple[Tensor, Tensor]
     valid: tuple[Tensor, Tensor]
-    vocab: Vocab
+    vocab: Vocab | None
     incidents: tuple[Incident, ...]
     notes: tuple[str, ...]
     num_files: int
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether a picture may have several classes."""
+        return self.vocab is not None and self.valid[1].ndim == 2
+
+    @property
+    def numbers(self) -> Numbers | None:
+        """Of the training targets, where they are numbers."""
+        return Numbers.of(self.train[1]) if self.vocab is None else None
 
     @property
     def skipped(self) -> list[Incident]:
@@ -96,13 +107,13 @@ class PictureSet:
             "labels": digest.hexdigest(),
             "train": len(self.train[0]),
             "valid": len(self.valid[0]),
-            "classes": list(self.vocab),
+            "classes": None if self.vocab is None else list(self.vocab),
         }
 
 
 def picture_set(
     root: Path,
-    description: str,
+    block: DataBlock,
     samples: Samples,
     store: RaggedStore | Unstored,
     *,
@@ -116,7 +127,7 @@ def picture_set(
 
     Args:
         root: what the store's names are relative to.
-        description: the layout in words.
+        block: what made the samples: its description, and whether their labels are numbers.
         samples: the files with their labels.
         store: the decoded pictures.
         vocab: the classes; None takes those of the training samples.
@@ -127,35 +138,45 @@ def picture_set(
         DataError: no picture is left, or a label is not among the classes.
     """
     row = {name: i for i, name in enumerate(store.names)}
-    train, valid = (
-        [sample for sample in part if relative_name(sample.path, root) in row]
-        for part in (samples.train, samples.valid)
-    )
-    if not train and vocab is None:
+    both = (samples.train, samples.valid)
+    train, valid = ([sample for sample in part if relative_name(sample.path, root) in row] for part in both)
+    if not train and vocab is None and not (block.numbers and valid):
         raise DataError(f"no training picture in {root} can be read; {len(store.incidents)} files are bad")
-    vocab = vocab or Vocab.of(name for sample in train for name in _labels(sample))
+    if not block.numbers:
+        vocab = vocab or Vocab.of(name for sample in train for name in _labels(sample))
     notes = list(samples.notes)
     if label_noise:
-        train, changed = noisy_labels(train, label_noise, list(vocab), root=root, seed=seed)
+        train, changed = noisy_labels(train, label_noise, list(_classes(vocab)), root=root, seed=seed)
         notes.append(f"{len(changed)} of {len(train)} training labels were made wrong on purpose (label_noise)")
-    several = any(isinstance(sample.label, tuple) for sample in (*train, *valid))
-    parts = []
-    for part in (train, valid):
+    several = vocab is not None and any(isinstance(sample.label, tuple) for sample in (*train, *valid))
+
+    def placed(part: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         rows = torch.tensor([row[relative_name(sample.path, root)] for sample in part], dtype=torch.long)
-        parts.append((rows, _targets(part, vocab, store.incidents, several=several)))
+        return rows, _numbers(part) if vocab is None else _targets(part, vocab, store.incidents, several=several)
+
+    sides = placed(train), placed(valid)
     twins = _twins(root, train, valid, store)
-    kinds = f"{len(train)} train and {len(valid)} valid pictures" if train else f"{len(valid)} pictures"
+    of = _spread(sides[0 if train else 1][1]) if vocab is None else f"of {len(vocab)} classes"
     return PictureSet(
         root,
-        f"{kinds} of {len(vocab)} classes ({description})",
+        f"{_counted(train, valid)} {of} ({block.description})",
         store,
-        parts[0],
-        parts[1],
+        *sides,
         vocab,
         (*store.incidents, *(_incident(twin) for twin in twins)),
         (*notes, *_told(twins)),
         len(samples.train) + len(samples.valid),
     )
+
+
+def _classes(vocab: Vocab | None) -> Vocab:
+    if vocab is None:
+        raise ConfigError("label_noise makes labels of other classes, and numbers have none; leave it out")
+    return vocab
+
+
+def _counted(train: Sequence[Sample], valid: Sequence[Sample]) -> str:
+    return f"{len(train)} train and {len(valid)} valid pictures" if train else f"{len(valid)} pictures"
 
 
 def _twins(
@@ -196,6 +217,20 @@ def _targets(samples: Sequence[Sample], vocab: Vocab, incidents: Sequence[Incide
     for i, present in enumerate(numbers):
         targets[i, present] = 1
     return targets
+
+
+def _numbers(samples: Sequence[Sample]) -> Tensor:
+    """The labels as numbers (samples, numbers)."""
+    values = [[float(part) for part in _labels(sample)] for sample in samples]
+    # from float64, so that each is rounded once
+    return torch.tensor(values, dtype=torch.float64).float()
+
+
+def _spread(targets: Tensor) -> str:
+    """What numbers the pictures have, in words."""
+    num = targets.shape[1] if targets.ndim == 2 else 0
+    low, high = f"{float(targets.min()):.4g}", f"{float(targets.max()):.4g}"
+    return f"with {'a number' if num == 1 else f'{num} numbers'} each, from {low} to {high}"
 
 
 def _kind(reason: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from etude.data.convert import to_device
 from etude.data.loaders import ArrayLoader, DataLoaders
 from etude.errors import ConfigError
-from etude.plots import new_figure, save_figure
+from etude.plots import cut, new_figure, save_figure
 from etude.types import Batch
 from etude.vision.pictures import PictureLoader
 
@@ -56,9 +56,9 @@ def draw_predictions(
     for i in chosen.tolist():
         truth = "" if right[i] else f"\nis {_name(predictions, int(targets[i]))}"
         titles.append(f"{predictions[i].label}{truth}\n{float(probability[i]):.0%} sure")
-    _set_titles(figure.axes, titles, 1.4, [RIGHT if right[i] else WRONG for i in chosen.tolist()])
+    set_titles(figure.axes, titles, 1.4, [RIGHT if right[i] else WRONG for i in chosen.tolist()])
     for axis, image in zip(figure.axes, pixels, strict=False):
-        axis.imshow(_as_image(image), cmap="gray_r")
+        axis.imshow(as_image(image), cmap="gray_r")
     for axis in figure.axes:
         axis.set_axis_off()
     figure.suptitle(
@@ -69,25 +69,14 @@ def draw_predictions(
     save_figure(figure, path)
 
 
-def _set_titles(axes: Sequence[Any], titles: Sequence[str], width: float, colors: Sequence[str]) -> None:
+def set_titles(axes: Sequence[Any], titles: Sequence[str], width: float, colors: Sequence[str]) -> None:
     """Titles over pictures of a width in inches, all of one size and cut so that none runs into the next."""
     room = 72 * width / _CHARACTER
     longest = max((len(line) for title in titles for line in title.split("\n")), default=1)
     size = max(min(room / max(longest, 1), 9), 6.5)
     for axis, title, color in zip(axes, titles, colors, strict=False):
-        lines = [_cut(line, int(room / size)) for line in title.split("\n")]
+        lines = [cut(line, int(room / size)) for line in title.split("\n")]
         axis.set_title("\n".join(lines), fontsize=size, color=color)
-
-
-def _cut(line: str, length: int) -> str:
-    """A line without its middle where it is too long: names of classes differ at both ends.
-
-    >>> _cut("german_shorthaired_pointer", 15)
-    'german_…pointer'
-    """
-    if len(line) <= length:
-        return line
-    return f"{line[: length // 2]}…{line[len(line) - (length - 1) // 2 :]}"
 
 
 def draw_batch(data: DataLoaders, path: Path, *, columns: int = 8, epochs: int = 3) -> None:
@@ -109,9 +98,9 @@ def draw_batch(data: DataLoaders, path: Path, *, columns: int = 8, epochs: int =
     for i, (title, batch) in enumerate(rows):
         assert isinstance(batch.inputs, Tensor)
         axes = figure.axes[i * columns : (i + 1) * columns]
-        _set_titles(axes, [_label(data, target) for target in batch.targets], 1.5, ["black"] * columns)
+        set_titles(axes, [_label(data, target) for target in batch.targets], 1.5, ["black"] * columns)
         for axis, image in zip(axes, batch.inputs, strict=False):
-            axis.imshow(_as_image(image.clamp(0, 255).to(torch.uint8)), cmap="gray_r")
+            axis.imshow(as_image(image.clamp(0, 255).to(torch.uint8)), cmap="gray_r")
         figure.axes[i * columns].text(
             -0.08, 0.5, title, rotation=90, ha="right", va="center", transform=figure.axes[i * columns].transAxes
         )
@@ -131,6 +120,8 @@ def _seen(data: DataLoaders, loader: ArrayLoader | PictureLoader, epoch: int, nu
 
 
 def _label(data: DataLoaders, target: Tensor) -> str:
+    if data.numbers is not None:
+        return ", ".join(f"{value:.4g}" for value in target.tolist())
     if data.vocab is None:
         return ""
     if target.ndim:
@@ -138,7 +129,8 @@ def _label(data: DataLoaders, target: Tensor) -> str:
     return data.vocab[int(target)]
 
 
-def _as_image(pixels: Tensor) -> object:
+def as_image(pixels: Tensor) -> object:
+    """Pixels as matplotlib draws them: channels last, or none."""
     image = pixels.permute(1, 2, 0)
     return image.squeeze(2).numpy() if image.shape[2] == 1 else image.numpy()
 

@@ -1,0 +1,88 @@
+"""What the files beside an exported model say to whoever finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from etude.exports.plain import Plain
+
+_MEANING: Final = {
+    "softmax": "probabilities that add up to 1: one label for each picture",
+    "sigmoid": "a probability for each label by itself: a picture may have several, or none",
+    "number": "plain numbers",
+}
+
+
+def bundle_readme(given: Plain, license: str, tests: Sequence[Path]) -> str:
+    """README.md of a bundle."""
+    seen, shape = given.preprocess or {}, ", ".join(map(str, given.inputs.shape[1:]))
+    return f"""# A trained picture model
+
+{_what(given)} It sees {seen["size"]} by {seen["size"]} pixels. Weights and test vectors are float32.
+
+It needs Python 3.11, torch, safetensors and Pillow, and not the library that trained it:
+
+    python read_bundle.py . picture.jpg another.png
+    python read_bundle.py . --check
+
+or in Python, with this folder on the path:
+
+    from read_bundle import Bundle
+    bundle = Bundle("this/folder")
+    bundle.predict("picture.jpg")       # {{label: probability, ...}}, the highest first
+    bundle.probabilities(pixels)        # uint8 pixels (batch, {shape})
+
+Everything in bundle.json is data: the model by name and options, how a picture becomes what it sees, labels, the run
+it came from, and the SHA-256 of every file. No file here is a pickle.{_tests(tests)}
+
+License of the data that it learned from: {license}
+"""
+
+
+def graph_readme(given: Plain, file: str, license: str) -> str:
+    """README.md beside a graph."""
+    if file.endswith(".onnx"):
+        use = (
+            'session = onnxruntime.InferenceSession("model.onnx")\n'
+            '    (outputs,) = session.run(None, {"inputs": pixels})     # a NumPy array'
+        )
+    else:
+        use = 'model = torch.export.load("model.pt2").module()\n    outputs = model(pixels)                 # a tensor'
+    shape, dtype = ", ".join(map(str, given.inputs.shape[1:])), str(given.inputs.dtype).removeprefix("torch.")
+    return f"""# A trained model as a graph
+
+{_what(given)}
+
+    {use}
+
+`pixels` is {dtype} of the shape (batch, {shape}), any batch: normalization and probabilities are inside. How a picture
+becomes these pixels is in preprocess.json. test_vectors.safetensors holds `inputs` and the outputs `expected` of them.
+
+License of the data that it learned from: {license}
+"""
+
+
+def _what(given: Plain) -> str:
+    name = (given.net or {}).get("name") or type(given.learner.model).__name__
+    count = "" if given.labels is None else f" of {len(given.labels)} labels"
+    return f"{name}{count}. Its outputs are {_MEANING[given.outputs]}."
+
+
+def _tests(tests: Sequence[Path]) -> str:
+    if not tests:
+        return ""
+    return f" The {len(tests)} test pictures are of the data that was held out; remove them with --test-pictures 0."
+
+
+def license_note(license: str) -> str:
+    """LICENSE of a bundle."""
+    return f"""The data that this model learned from: {license}
+
+Whether a model may be used or given away as its data may is for you to find out. Where the model began from the body of
+another one, that one's data counts as well.
+
+read_bundle.py is part of etude and licensed under the Apache License, Version 2.0:
+http://www.apache.org/licenses/LICENSE-2.0
+"""

@@ -1,0 +1,217 @@
+"""Measure a trained run on labeled pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from etude.recipes.labeled import labeled_pictures
+from etude.recipes.options import OnBadData, OutputOptions
+from etude.recipes.predict import predicted
+from etude.recipes.trained import Trained
+from etude.recipes.tta import NUM_VIEWS, Tta, views_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from etude.data.vocab import Vocab
+    from etude.training.predictions import Predictions
+
+
+def evaluate(
+    run: str,
+    data: str,
+    *,
+    valid_pct: float | None = None,
+    split_seed: int | None = None,
+    label: str | None = None,
+    several: bool = False,
+    tta: Tta = "no",
+    on_bad_data: OnBadData = "skip",
+    device: str = "auto",
+    output: OutputOptions = OutputOptions(),  # noqa: B008  # frozen
+) -> dict[str, Any]:
+    """Measure a trained run on labeled pictures: those held out in a layout of its own, else all of them.
+
+    On the data that the run was trained on, what is not given is as it was in that training.
+
+    Args:
+        run: the run's folder.
+        data: a folder, an archive, or a known data set.
+        valid_pct: only the share that training with this share and split seed holds out.
+        split_seed: of that training.
+        label: where labels come from; see `vision.load`.
+        several: a picture may have several labels or none; see `vision.load`.
+        tta: as in `predict`.
+        on_bad_data: "skip" leaves out pictures that cannot be read; "stop" raises.
+        device: where the model runs.
+        output: whether to print.
+
+    Returns:
+        `{"run", "data", "tta", "samples", ..., "trained_on", "skipped"}`. "trained_on" counts the pictures that the run
+        was trained on, as far as they still lie where they lay; null where the folder of that training has no such
+        layout any more. Between them stands what suits the targets:
+
+        one label each: "accuracy", "cross_entropy", "balanced_accuracy", "macro_f1", and "classes": {name: {"samples",
+        "accuracy"}}.
+
+        several labels: "accuracy", the share of right yes-or-no "answers"; "cross_entropy", a binary one;
+        "exact_match", "macro_f1", "mean_average_precision", and "classes", where a class's samples are those that have
+        it: {name: {"samples", "accuracy", "average_precision"}}.
+
+        numbers: "mae", "rmse" and "r2", over several numbers their means, and "numbers": {name: {"mae", "rmse", "r2"}}.
+    """
+    import etude
+
+    learner = etude.load(run, device=device)
+    views, record = views_of(learner, run, tta), Trained.of(run)
+    found, loader = labeled_pictures(
+        learner,
+        record,
+        run,
+        data,
+        valid_pct=valid_pct,
+        split_seed=split_seed,
+        label=label,
+        several=several,
+        on_bad_data=on_bad_data,
+        quiet=output.quiet,
+    )
+    result = {"run": run, "data": data, "tta": tta, **measured(predicted(learner, loader, views))}
+    result["trained_on"] = record.trained_on(found, data, quiet=output.quiet)
+    result["skipped"] = [{"file": name, "reason": reason} for name, _, reason in found.skipped]
+    if not output.quiet:
+        for line in _told(result):
+            print(line)
+    return result
+
+
+def measured(predictions: Predictions) -> dict[str, Any]:
+    """How right predictions of labeled samples are, by the kind of their targets; see `evaluate`."""
+    assert predictions.targets is not None
+    if predictions.numbers:
+        return _of_numbers(predictions.output, predictions.targets, predictions.numbers)
+    assert predictions.vocab is not None
+    if predictions.targets.ndim == 2:
+        return _of_answers(predictions.output, predictions.targets, predictions.vocab)
+    return _of_classes(predictions.output, predictions.targets, predictions.vocab)
+
+
+def _of_classes(output: Tensor, targets: Tensor, vocab: Vocab) -> dict[str, Any]:
+    import torch
+
+    from etude.metrics import BalancedAccuracy, MacroF1
+
+    chosen = output.gather(1, targets.unsqueeze(1)).clamp(min=1e-12)
+    right = (output.argmax(1) == targets).double()
+    balanced, macro_f1 = BalancedAccuracy(), MacroF1()
+    return {
+        "samples": len(targets),
+        "accuracy": float(right.mean()),
+        "cross_entropy": float(-torch.log(chosen).mean()),
+        "balanced_accuracy": balanced.value(balanced.sums(output, targets)),
+        "macro_f1": macro_f1.value(macro_f1.sums(output, targets)),
+        "classes": {
+            name: {"samples": int((targets == i).sum()), "accuracy": float(right[targets == i].mean())}
+            for i, name in enumerate(vocab)
+            if (targets == i).any()
+        },
+    }
+
+
+def _of_answers(output: Tensor, targets: Tensor, vocab: Vocab) -> dict[str, Any]:
+    from torch.nn.functional import binary_cross_entropy
+
+    from etude.metrics import MacroF1, average_precisions
+
+    # a probability of one half is a score of 0, which says no
+    said, macro_f1 = output - 0.5, MacroF1()
+    right = ((output > 0.5) == (targets > 0.5)).double()
+    precisions = average_precisions(output, targets)
+    return {
+        "samples": len(targets),
+        "answers": targets.numel(),
+        "accuracy": float(right.mean()),
+        "cross_entropy": float(binary_cross_entropy(output.float(), targets.float())),
+        "exact_match": float(right.all(1).double().mean()),
+        "macro_f1": _json(macro_f1.value(macro_f1.sums(said, targets))),
+        "mean_average_precision": _json(float(precisions.nanmean())),
+        "classes": {
+            name: {
+                "samples": int(targets[:, i].sum()),
+                "accuracy": float(right[:, i].mean()),
+                "average_precision": _json(float(precisions[i])),
+            }
+            for i, name in enumerate(vocab)
+        },
+    }
+
+
+def _of_numbers(output: Tensor, targets: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
+    from etude.metrics import R2, RMSE, mae
+
+    def all_of(preds: Tensor, true: Tensor) -> dict[str, Any]:
+        rmse, r2 = RMSE(), R2()
+        return {
+            "mae": float(mae(preds, true)),
+            "rmse": rmse.value(rmse.sums(preds, true)),
+            "r2": _json(r2.value(r2.sums(preds, true))),
+        }
+
+    each = {name: all_of(output[:, i : i + 1], targets[:, i : i + 1]) for i, name in enumerate(names)}
+    return {"samples": len(targets), **all_of(output, targets), "numbers": each}
+
+
+def _json(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if value == value else None
+
+
+def _told(result: dict[str, Any]) -> Iterator[str]:
+    """Class by class, worst first, or number by number; the last line is of all."""
+    views = f", the mean of {NUM_VIEWS[result['tta']]} views each" if result["tta"] != "no" else ""
+    if "numbers" in result:
+        yield from _numbers_told(result)
+        yield f"{_numbers_in_words(result)} over {result['samples']} pictures{views}"
+        return
+    width = max(map(len, result["classes"]))
+    for name, row in sorted(result["classes"].items(), key=lambda item: item[1]["accuracy"]):
+        if "answers" in result:
+            precision = _share(row["average_precision"])
+            tail = f"of {result['samples']} answers, of which {row['samples']} are yes; average precision {precision}"
+        else:
+            tail = f"{round(row['accuracy'] * row['samples'])} of {row['samples']}"
+        yield f"  {name.ljust(width)}  {row['accuracy']:7.2%}  {tail}"
+    if "answers" in result:
+        yield (
+            f"exact match {result['exact_match']:.2%}, macro F1 {_share(result['macro_f1'])}, "
+            f"mean average precision {_share(result['mean_average_precision'])}"
+        )
+        yield (
+            f"{result['accuracy']:.2%} of {result['answers']} yes-or-no answers right, "
+            f"binary cross entropy {result['cross_entropy']:.4f}{views}"
+        )
+        return
+    yield f"balanced accuracy {result['balanced_accuracy']:.2%}, macro F1 {result['macro_f1']:.2%}"
+    right = round(result["accuracy"] * result["samples"])
+    yield (
+        f"{right} of {result['samples']} pictures right: {result['accuracy']:.2%}, "
+        f"cross entropy {result['cross_entropy']:.4f}{views}"
+    )
+
+
+def _numbers_told(result: dict[str, Any]) -> Iterator[str]:
+    if len(result["numbers"]) > 1:
+        width = max(map(len, result["numbers"]))
+        for name, row in result["numbers"].items():
+            yield f"  {name.ljust(width)}  {_numbers_in_words(row)}"
+
+
+def _numbers_in_words(row: dict[str, Any]) -> str:
+    r2 = "not defined, for all are the same" if row["r2"] is None else f"{row['r2']:.4f}"
+    return f"MAE {row['mae']:.4g}, RMSE {row['rmse']:.4g}, R2 {r2}"
+
+
+def _share(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.2%}"
