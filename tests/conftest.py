@@ -1,4 +1,4 @@
-"""Shapes and types are checked at run time in tests, and only there."""
+"""Shapes are checked at run time in tests, and only there."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import jaxtyping
 import pytest
 import torch
 
+import runtime_types
+
 REPO = Path(__file__).parent.parent
 
-# jaxtyping decorates every function of the package as it is imported. The package imports jaxtyping's names for type
-# checkers only, so they are lent to it here.
+# Functions with shapes in their signature are decorated as they are imported. The package imports jaxtyping's names for
+# type checkers only, so they are lent to it here.
 for _name in ("Bool", "Float", "Int", "Shaped", "UInt8"):
     setattr(builtins, _name, getattr(jaxtyping, _name))
-jaxtyping.install_import_hook("etude", "runtime_types.checked")
+runtime_types.check_shapes()
 
 
 def _import_for_type_checkers(module: object, source: str) -> None:

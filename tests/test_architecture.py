@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jaxtyping
+import pytest
+import torch
+
 import budgets
 import etude
 
@@ -121,3 +125,9 @@ def test_importing_the_package_imports_nothing_heavy():
 
 def test_budgets_hold(capsys):
     assert budgets.main() == 0, capsys.readouterr().out
+
+
+def test_shapes_are_checked_at_run_time_in_tests():
+    """Else every annotation of a shape would be a comment."""
+    with pytest.raises(jaxtyping.TypeCheckError, match="class"):
+        etude.accuracy(torch.zeros(3, 4), torch.zeros(5, dtype=torch.long))

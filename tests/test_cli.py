@@ -133,6 +133,7 @@ def test_a_wrong_flag_is_one_json_object_too(capsys):
     assert "--epoch" in json.loads(capsys.readouterr().out)["error"]
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_when_whoever_read_its_output_has_left(etude_command, tmp_path):
     command = [*etude_command, "demo", "--epochs", "1", "--run-dir", str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -28,7 +28,12 @@ PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
 ELSEWHERE = {"from-the-notes.md", "README.zh-CN.md"}  # run by test_from_the_notes.py; the same blocks as README.md
 PICTURES_PER_CLASS = 12
 """In the folder that the pages' code finds as photos/: few, because the README trains a large model on them."""
-SMALLER = {"size=128": "size=48", "xresnet34": "xresnet18", "fit(5, lr=1e-2)  #": "fit(1, lr=1e-2)  #"}
+SMALLER = {
+    "size=128": "size=48",
+    "xresnet34": "xresnet18",
+    "fit(5, lr=1e-2)  #": "fit(1, lr=1e-2)  #",
+    "fine_tune(5, lr=3e-3, freeze_epochs=2": "fine_tune(1, lr=3e-3, freeze_epochs=1",
+}
 """What is made smaller in a page's code, for the same reason."""
 
 
@@ -114,6 +119,7 @@ def has_code(page: Path) -> bool:
 
 
 SLOW = {"looking-inside.md", "your-own-step.md", "mixup.md", "write-a-callback.md", "plan.md", "learning-rate.md"}
+SLOW |= {"export.md", "transfer-learning.md"}
 """Pages whose code trains for more than a few seconds."""
 
 
@@ -235,6 +241,7 @@ def test_gan_learns_in_windows_too(run_page):
     assert (after < before / 3).all()
 
 
+@pytest.mark.slow
 def test_gan_halves_get_the_gradients_of_their_own_losses(run_page):
     page = run_page("your-own-step.md")
     model, real, noise = page["GAN"](), torch.randn(16, 2), torch.randn(16, 2)

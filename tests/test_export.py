@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from etude.exports.export import TEST_PICTURES
 from etude.exports.plain import Plain, plain
 from etude.exports.read_bundle import Bundle
 from etude.recipes.demo import digits
+from etude.regression import Numbers, give_numbers
 from etude.vision.models import create_model
 from etude.vision.preprocess import ImagePreprocess, ImageReader
 from exporting import digits_learner, odd_pictures, photos, train, without_etude
@@ -251,13 +253,18 @@ def test_other_outputs_than_one_label(tmp_path):
     found = Bundle(tmp_path / "several").probabilities(pixels)
     assert torch.allclose(found, several.predict(pixels).output, atol=1e-6)
     assert (found.sum(1) - 1).abs().max() > 1e-3
-    learner = vision.learner("lesson_cnn", data, loss_fn=nn.MSELoss(), progress=False, widths=[8])
-    with torch.no_grad():
-        learner.model[-1].bias.copy_(torch.tensor([1e6, -3e5]))
-    etude.export(learner, tmp_path / "numbers")
-    row = Bundle(tmp_path / "numbers").predict(tmp_path / "numbers" / "test_picture_0.png")
-    assert list(row) == names
-    assert row["a"] == pytest.approx(1e6, rel=1e-3)
+    numbers = Numbers(("height", "weight"), (1.7e6, -3e5), (9.0, 0.1))
+    model = give_numbers(create_model("lesson_cnn", num_classes=2, widths=[8]), numbers)
+    learner = vision.learner(model, replace(data, numbers=numbers, vocab=None), loss_fn=nn.MSELoss(), progress=False)
+    learner.save(tmp_path / "saved")
+    etude.export(tmp_path / "saved", tmp_path / "numbers")
+    found = Bundle(tmp_path / "numbers").probabilities(pixels)
+    assert torch.allclose(found, learner.predict(pixels).output, rtol=1e-6)
+    picture = Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
+    picture.save(tmp_path / "new.png")
+    row = Bundle(tmp_path / "numbers").predict(tmp_path / "new.png")
+    assert list(row) == ["height", "weight"]
+    assert row["height"] == pytest.approx(1.7e6, abs=100)
 
 
 class _Untraceable(nn.Module):

@@ -13,6 +13,7 @@ from torch import nn
 import etude
 from etude import ConfigError, cli, vision
 from etude.exports import graph
+from exporting import photos, train
 
 
 def _graph_equals(learner: etude.Learner, form: str, folder: Path, inputs: torch.Tensor) -> None:

@@ -158,7 +158,9 @@ def test_without_a_body_ones_own_runs_are_proposed(body, tmp_path, monkeypatch):
     assert "timm:resnet18" in done.errors
 
 
-@pytest.mark.parametrize("norm", ["train", "affine", "frozen"])
+@pytest.mark.parametrize(
+    "norm", [pytest.param("train", marks=pytest.mark.slow), pytest.param("affine", marks=pytest.mark.slow), "frozen"]
+)
 def test_the_plan_shows_each_phase_with_its_norms(norm, colors, body, tmp_path):
     done = etude("plan", "finetune", colors, "--from", body, *FEW, "--norm", norm, "--json")
     first, last = done.json["phases"]
@@ -176,6 +178,7 @@ def test_the_plan_shows_each_phase_with_its_norms(norm, colors, body, tmp_path):
 # -- the study --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_study_has_every_row_and_says_what_is_real(colors, body, tmp_path):
     few = ["--size", "16", "--batch-size", "8", "--precision", "fp32", "--epochs", "1", "--freeze-epochs", "1"]
     arguments = ["--valid-pct", "0.25", *few, "--seeds", "2", "--run-dir", tmp_path / "study", "--json"]

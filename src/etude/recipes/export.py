@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from etude.types import Json
 
 Form = Literal["bundle", "torch-export", "onnx"]
+_DIGITS = "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI Machine Learning Repository)"
 
 
 def export(
@@ -49,6 +50,8 @@ def export(
     learner = etude.load(run, device="cpu")
     say(f"writing {to} of {run} and comparing it with the model")
     pictures = _pictures(run, learner.data.vocab, test_pictures) if to == "bundle" and test_pictures else []
+    if data_license is None and Trained.of(run).kind == "digits":
+        data_license = _DIGITS
     done = etude.export(run, folder, to=to, pictures=pictures, data_license=data_license)
     say(f"{done.folder}: the outputs are those of the run, within {done.difference:.1e}")
     if done.pictures:
