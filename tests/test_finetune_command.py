@@ -39,7 +39,9 @@ def _without_pictures(monkeypatch):
 
 @pytest.fixture(scope="module")
 def colors(tmp_path_factory):
-    return save_colors(tmp_path_factory.mktemp("finetune") / "colors")
+    folder = save_colors(tmp_path_factory.mktemp("finetune") / "colors")
+    (folder / "red" / "broken.jpg").touch()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +79,15 @@ def test_each_phase_is_said_and_recorded(tuned):
     assert [set(phase["norms"]) for phase in phases] == [{"frozen"}, {"frozen", "train"}, {"train"}]
     assert [row["epoch"] for row in _epochs(folder)] == [1, 2, 3, 4]
     assert read(folder / "result.json")["epochs"] == 4
+    incidents = (folder / "incidents.jsonl").read_text(encoding="utf-8")
+    assert incidents.count("broken.jpg") == 1, "told once, and not in every phase"
 
 
 def test_the_tuned_run_predicts(tuned, colors):
     loaded = library.load(tuned[0])
 
     assert loaded.model[-1].in_features == 2 * 512, "the new head pools by maximum and average"
-    assert loaded.predict(next((colors / "red").iterdir())).label in ("red", "green", "blue")
+    assert loaded.predict(next((colors / "red").glob("*.png"))).label in ("red", "green", "blue")
 
 
 @pytest.mark.parametrize("after", [1, 7, 13])
@@ -189,7 +193,8 @@ def test_the_study_has_every_row_and_says_what_is_real(colors, body, tmp_path):
     assert list(rows) == list(rows_of(PetsStudyOptions()))
     assert [row["epochs"] for row in rows.values()] == [1, 1, 2, 2, 2, 2]
     assert all(len(row["accuracies"]) == 2 for row in rows.values())
-    assert rows["norms affine, then all"]["frozen_accuracies"] is not None
+    first = _epochs(tmp_path / "study" / "norms-affine-then-all-seed-42")[0]["valid_accuracy"]
+    assert rows["norms affine, then all"]["frozen_accuracies"][0] == first
     assert len(done.json["pairs"]) == 15
     assert done.json["smallest_p"] == 0.5
     assert "2 seeds can give no p below 0.5" in done.out

@@ -168,6 +168,8 @@ def test_rates_and_phases():
     assert discriminative(1.0, 5)[0] == pytest.approx(0.005), "however many groups, the first trains a hundredth"
     assert [phase.trained for phase in tuning_phases(2, 0.1, num_groups=4, gradual=True)] == [1, 2, 3, None]
     assert [phase.trained for phase in tuning_phases(2, 0.1, freeze_epochs=0)] == [None]
+    head, later, whole = tuning_phases(2, 0.1, num_groups=3, gradual=True)
+    assert (head.lr, later.lr) == (0.1, whole.lr), "the whole rate for the head alone, then a rate for each group"
     for wrong in (
         {"freeze_epochs": -1},
         {"norm": "off"},
@@ -197,6 +199,7 @@ def test_gradual_unfreezing_thaws_one_group_after_the_other():
 
     assert seen == [set(), {"1.0.weight"}, {"0.0.weight", "1.0.weight"}]
     assert all(parameter.requires_grad for parameter in learner.model.parameters())
+    assert learner.progress.phase == 0, "the next fit is not a phase"
 
 
 def test_frozen_weights_are_the_same_to_the_bit_whatever_the_optimizer_remembers():
@@ -210,6 +213,27 @@ def test_frozen_weights_are_the_same_to_the_bit_whatever_the_optimizer_remembers
     body = {name for name in before if not name.startswith("4.")}
     assert all(torch.equal(learner.model.state_dict()[name], before[name]) for name in body)
     assert not torch.equal(learner.model.state_dict()["4.weight"], before["4.weight"])
+
+
+def test_what_was_frozen_by_hand_stays_so_under_every_policy():
+    learner = _small()
+    by_hand = {"4.bias", "0.1.weight"}
+    for name, parameter in learner.model.named_parameters():
+        parameter.requires_grad_(name not in by_hand)
+    transfer.freeze(learner, norm="train")
+    flags = {name for name, parameter in learner.model.named_parameters() if parameter.requires_grad}
+
+    assert flags == {"4.weight", "0.1.bias", "1.1.weight", "1.1.bias"}
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_phase_can_begin_with_a_new_optimizer(reset):
+    learner = _small()
+    phases = [TuningPhase(epochs=1, lr=0.01), TuningPhase(epochs=1, lr=0.01, reset_optimizer=reset)]
+    transfer.run_phases(learner, phases)
+    counts = {int(state["step"]) for state in learner.optimizer.state.values()}
+
+    assert counts == {len(learner.data.train) * (1 if reset else 2)}
 
 
 def test_an_error_in_a_phase_thaws_what_it_froze():
