@@ -8,8 +8,12 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
+from etude import Interpretation
+from etude.data.vocab import Vocab
 from etude.errors import DataError
+from etude.recipes.evaluate import measured
 from etude.training.calibration import calibrate, fit_temperature, reliability, scale, two_classes, wilson_interval
+from etude.training.predict import Predictions
 
 
 def sampled(num: int, classes: int, *, sharpness: float = 1.0, seed: int = 0):
@@ -124,6 +128,25 @@ def test_yes_and_no_are_two_classes():
     expected = torch.nn.functional.binary_cross_entropy_with_logits(scores, targets.double())
     assert done.nll == pytest.approx(float(expected))
     assert done.confidence >= 0.5
+
+
+@pytest.mark.parametrize("apart", [5.0, 40.0, 80.0, 300.0])
+def test_sure_mistakes_cost_the_same_everywhere_and_as_much_as_in_training(apart):
+    """Down to 1e-38, where float32 probabilities end."""
+    scores, targets = torch.tensor([[apart, 0.0], [0.0, 1.0]]), torch.tensor([1, 1])
+    classes = Predictions(scores.softmax(1), targets, Vocab(["a", "b"]), probable=True)
+    expected = torch.nn.functional.cross_entropy(scores.double(), targets, reduction="none")
+    expected = float(expected.clamp(max=-math.log(1e-38)).mean())
+
+    assert measured(classes)["cross_entropy"] == pytest.approx(expected, rel=1e-5)
+    assert float(Interpretation.of_predictions(classes).losses.mean()) == pytest.approx(expected, rel=1e-5)
+    assert reliability(classes.output, targets).nll == pytest.approx(expected, rel=1e-5)
+
+    yes = -scores[:, :1]
+    answers = Predictions(yes.sigmoid(), torch.ones(2, 1), Vocab(["a"]), probable=True, several=True)
+    costs = torch.nn.functional.softplus(-yes.double()).clamp(max=-math.log(1e-38))
+    assert measured(answers)["cross_entropy"] == pytest.approx(float(costs.mean()), rel=1e-5)
+    assert float(Interpretation.of_predictions(answers).losses.mean()) == pytest.approx(float(costs.mean()), rel=1e-5)
 
 
 def test_scores_are_refused():

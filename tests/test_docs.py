@@ -133,6 +133,11 @@ def test_code_of_the_page_runs(page, run_page):
 
 
 @pytest.mark.parametrize("page", named(PAGES))
+def test_nothing_is_left_to_be_filled_in(page):
+    assert not re.search(r"@@|TODO|FIXME|XXX", prose(page))
+
+
+@pytest.mark.parametrize("page", named(PAGES))
 def test_blocks_say_what_they_are(page):
     assert {block.language for block in blocks(page)} <= {"python", "text", "sh", "toml", "json", "{toctree}"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 
 import pytest
@@ -10,8 +11,12 @@ import torch
 
 import etude as library
 from coloring import FAST, etude, save_colors
+from etude import ConfigError
+from etude.recipes import pets_study
+from etude.recipes.options import ModelOptions
 from etude.recipes.pets_study import PetsStudyOptions, rows_of, verdicts
 from etude.runs.statistics import t_p
+from etude.training import checkpoint
 from stopped_commands import digest, read, stopped_after
 
 FEW = [
@@ -78,7 +83,7 @@ def test_each_phase_is_said_and_recorded(tuned):
     assert phases[0]["trainable"] < phases[1]["trainable"] < phases[2]["trainable"] == phases[2]["parameters"]
     assert [set(phase["norms"]) for phase in phases] == [{"frozen"}, {"frozen", "train"}, {"train"}]
     assert [row["epoch"] for row in _epochs(folder)] == [1, 2, 3, 4]
-    assert read(folder / "result.json")["epochs"] == 4
+    assert read(folder / "result.json")["epochs"] == read(folder / "config.json")["epochs"] == 4
     incidents = (folder / "incidents.jsonl").read_text(encoding="utf-8")
     assert incidents.count("broken.jpg") == 1, "told once, and not in every phase"
 
@@ -90,20 +95,27 @@ def test_the_tuned_run_predicts(tuned, colors):
     assert loaded.predict(next((colors / "red").glob("*.png"))).label in ("red", "green", "blue")
 
 
-@pytest.mark.parametrize("after", [1, 7, 13])
-def test_a_tuning_that_was_stopped_ends_as_if_it_had_not_been(after, tuned, colors, body, tmp_path, monkeypatch):
-    """Stopped in the first, second and third phase; the body's run is gone by the time it goes on."""
-    gone = shutil.copytree(body, tmp_path / "gone")
-    arguments = ["--from", gone, *FEW, "--gradual", "--norm", "frozen", "--run-dir", tmp_path / "run"]
+@pytest.mark.parametrize(("after", "phase", "step"), [(1, 0, 2), (10, 1, 7), (18, 2, 11)])
+def test_a_tuning_that_was_stopped_ends_as_if_it_had_not_been(
+    after, phase, step, tuned, colors, body, tmp_path, monkeypatch
+):
+    """Stopped in the middle of each phase; the body's run is gone by the time it goes on."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(body, tmp_path / "gone")
+    arguments = ["--from", "gone", *FEW, "--gradual", "--norm", "frozen", "--run-dir", tmp_path / "run"]
     with stopped_after(after, monkeypatch):
         etude("finetune", colors, *arguments)
-    shutil.rmtree(gone)
+    stopped = checkpoint.read_newest(tmp_path / "run").progress
+    assert (stopped["phase"], stopped["step"]) == (phase, step)
+    shutil.rmtree(tmp_path / "gone")
     done = etude("resume", tmp_path / "run", "--json")
 
     assert done.code == 0, done.errors
     assert digest(tmp_path / "run") == digest(tuned[0])
     whole, resumed = (read(folder / "config.json")["phases"] for folder in (tuned[0], tmp_path / "run"))
     assert resumed == whole
+    assert f"step {step}, after {stopped['epoch']} of 4 epochs" in done.out
+    assert read(tmp_path / "run" / "config.json")["body"]["weights_sha256"] == digest(body)
     assert [row["epoch"] for row in _epochs(tmp_path / "run")] == [1, 2, 3, 4]
 
 
@@ -137,6 +149,7 @@ def test_weights_of_a_file_for_a_named_network(colors, body, tmp_path):
         (["--from", "BODY", "--gradual", "--freeze-epochs", "0"], "gradual unfreezing needs freeze_epochs"),
         (["--from", "BODY", "--freeze-epochs", "-1"], "--freeze-epochs must be a number of at least 0, got -1"),
         (["--from", "BODY", "--progressive", "0.5"], "--progressive has no effect here"),
+        (["--from", "BODY", "--freeze-epochs", "0", "--norm", "frozen"], "--norm has no effect here"),
     ],
 )
 def test_what_cannot_be_tuned_is_said_before_anything_is_read(arguments, words, colors, body, tmp_path, monkeypatch):
@@ -149,6 +162,19 @@ def test_what_cannot_be_tuned_is_said_before_anything_is_read(arguments, words, 
     assert not (tmp_path / "run").exists()
 
 
+def test_held_out_pictures_that_the_body_was_trained_on_are_told(colors, body, tmp_path):
+    """By the body itself, or by the one that it came from."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    done = etude("finetune", colors, "--from", body, *FEW, "--freeze-epochs", "0", "--run-dir", first)
+    assert "trained on by the body" not in done.out, "the same split"
+    done = etude("finetune", colors, "--from", first, *FEW, "--split-seed", "7", "--run-dir", second)
+
+    assert done.code == 0, done.errors
+    (told,) = [line for line in done.out.splitlines() if "held-out pictures were trained on by the body" in line]
+    assert told.startswith("  note: ")
+    assert "trained on by the body" in (second / "incidents.jsonl").read_text(encoding="utf-8")
+
+
 def test_without_a_body_ones_own_runs_are_proposed(body, tmp_path, monkeypatch):
     shutil.copytree(body, tmp_path / "runs" / "mine")
     (tmp_path / "runs" / "broken").mkdir()
@@ -158,7 +184,7 @@ def test_without_a_body_ones_own_runs_are_proposed(body, tmp_path, monkeypatch):
 
     accuracy = read(body / "result.json")["valid_accuracy"]
     assert done.code == 2
-    assert f"--from runs/mine   (train, {accuracy:.1%} right)" in done.errors.replace("\\", "/")
+    assert f"--from runs/mine   (train on 36 pictures, {accuracy:.1%} right)" in done.errors.replace("\\", "/")
     assert "timm:resnet18" in done.errors
 
 
@@ -215,6 +241,58 @@ def test_the_p_of_the_t_test_is_the_textbooks():
     assert t_p(hours) == pytest.approx(0.00283, abs=1e-5)
     assert t_p((1.0, -1.0)) == 1.0
     assert t_p((1.0, 1.0)) == 0.0
+
+
+def test_the_network_from_scratch_is_that_of_the_body(tmp_path):
+    made = library.vision.create_model("xresnet18", num_classes=3, blur_pool=True)
+    plain = library.Learner(made, [], torch.nn.CrossEntropyLoss(), torch.optim.SGD)
+    plain.save(tmp_path / "body")
+
+    asked = ModelOptions(arch=str(tmp_path / "body"), activation="mish")
+    assert pets_study.network_of(asked) == ModelOptions(
+        arch="xresnet18", stem_stride=2, blur_pool=True, activation="mish"
+    )
+    narrow = library.vision.create_model("lesson_cnn", num_classes=3, widths=[8])
+    library.Learner(narrow, [], torch.nn.CrossEntropyLoss(), torch.optim.SGD).save(tmp_path / "narrow")
+    with pytest.raises(ConfigError, match=r"has \['widths'\] of its own"):
+        pets_study.network_of(ModelOptions(arch=str(tmp_path / "narrow")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--target", "number"], "--target has no effect here"),
+        (["--freeze-epochs", "0"], "--freeze-epochs must be at least 1"),
+    ],
+)
+def test_a_study_without_a_meaning_is_refused(arguments, words, colors, body):
+    done = etude("pets-study", colors, "--from", body, *arguments)
+
+    assert done.code == 2
+    assert words in done.errors
+
+
+def test_the_finder_looks_for_the_rate_of_the_head_and_names_a_command_that_works(colors, body, tmp_path, monkeypatch):
+    seen = []
+    find = library.find_lr
+
+    def looked_at(learner, **options):
+        seen.append([name for name, one in learner.model.named_parameters() if one.requires_grad])
+        return find(learner, **options)
+
+    monkeypatch.setattr("etude.training.finder.find_lr", looked_at)
+    monkeypatch.chdir(tmp_path)
+    few = ["--valid-pct", "0.25", "--size", "16", "--batch-size", "8", "--precision", "fp32", "--epochs", "1"]
+    done = etude("lr-find", "finetune", colors, "--from", body, *few, "--norm", "affine", "--num-steps", "20", "--json")
+
+    assert seen == [["7.weight", "7.bias"]]
+    if done.json["command"] is None:
+        pytest.skip(f"no suggestion: {done.json['note']}")
+    words = shlex.split(done.json["command"])
+    assert words[:3] == ["etude", "finetune", str(colors)]
+    assert {"--from", "--norm"} <= set(words)
+    used = etude(*words[1:], "--run-dir", tmp_path / "used")
+    assert used.code == 0, used.errors
 
 
 def test_one_seed_tells_nothing_about_chance():

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
 from coloring import etude, picture, save_colors
 from drawing import classes, load_small
-from etude import ConfigError, vision
+from etude import ConfigError, load, vision
+from etude.data.vocab import Vocab
+from etude.recipes.evaluate import measured
 from etude.runs import record
+from etude.training.predictions import Predictions
 
 
 @pytest.fixture
@@ -75,7 +81,7 @@ def test_a_stopped_run_says_where_its_newest_checkpoint_is(colors, run):
     assert done.code == 1
     newest = max((run / "checkpoints").iterdir())
     assert f"its newest checkpoint is {newest}, and etude resume {run} goes on with it" in done.errors
-    assert etude("predict", newest, colors, "--quiet").code == 0
+    assert etude("predict", newest, colors).code == 0
 
 
 def test_an_empty_folder_does_not_keep_others_from_being_predicted(run, tmp_path):
@@ -125,3 +131,71 @@ def test_pictures_that_only_the_table_knows_are_skipped_by_name(tmp_path):
     data = load_small(tmp_path, valid=0.5)
 
     assert [tuple(incident) for incident in data.incidents] == [("8.png", "skipped", "does not exist or is not a file")]
+
+
+def test_means_over_classes_leave_out_the_same_classes(run, colors):
+    shutil.rmtree(colors / "red")
+    done = etude("evaluate", run, "--data", colors, "--json")
+    learner = load(run)
+    found = learner.predict(colors)
+    targets = torch.tensor([learner.data.vocab.number(Path(name).parent.name) for name in found.names])
+    guesses = found.output.argmax(1)
+    hits = [((guesses == i) & (targets == i)).sum() for i in range(2)]
+    f1 = [float(2 * hit / ((guesses == i).sum() + (targets == i).sum())) for i, hit in enumerate(hits)]
+
+    assert done.json["macro_f1"] == pytest.approx(sum(f1) / 2)
+    assert done.json["without_samples"] == ["red"]
+    assert "1 class has no samples and is left out of the means over classes (red)" in done.out
+
+
+def test_answers_of_absent_classes_are_left_out():
+    found = Predictions(
+        torch.tensor([[0.9, 0.9], [0.9, 0.1]]), torch.tensor([[1.0, 0], [1, 0]]), Vocab(["a", "b"]), True, several=True
+    )
+    result = measured(found)
+
+    assert (result["macro_f1"], result["mean_average_precision"], result["without_samples"]) == (1, 1, ["b"])
+
+
+def test_pictures_that_a_table_does_not_name_are_counted(tmp_path):
+    save_table(tmp_path)
+    assert "not in labels.csv" not in etude("data", "check", tmp_path, "--size", "16").out
+    for i in range(2):
+        picture("red", 90 + i).save(tmp_path / f"more-{i}.png")
+    done = etude("data", "check", tmp_path, "--size", "16")
+
+    assert "note: 2 pictures in the folder are not in labels.csv, so are not used" in done.out
+
+
+def save_table(folder):
+    lines = ["name,label"]
+    for i in range(8):
+        color = ["red", "blue"][i % 2]
+        picture(color, i).save(folder / f"{i}.png")
+        lines.append(f"{i}.png,{color}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+
+
+def test_check_escapes_names_of_classes_and_says_nothing_of_batches(colors):
+    (colors / "red").rename(colors / "re\x1bd")
+    done = etude("data", "check", colors, "--valid-pct", "0.25", "--size", "16")
+
+    assert "re\\x1bd" in done.out
+    assert "\x1b" not in done.out
+    assert "batch size" not in done.out
+
+
+def test_a_batch_larger_than_the_set_is_told(colors, capsys):
+    vision.load(colors, valid=0.25, size=16, batch_size=100_000)
+
+    assert "the batch is the whole set: " in capsys.readouterr().out
+
+
+def test_class_weights_may_be_a_list(colors):
+    data = vision.load(colors, valid=0.25, size=16, batch_size=8, progress=False)
+
+    loss = vision.learner("lesson_cnn", data, class_weights=[1, 2, 3.0], progress=False).loss_fn
+    assert torch.equal(loss.weight, torch.tensor([1.0, 2, 3]))
+    for weights in ([1.0, 2.0], [[1.0, 2.0, 3.0]], torch.ones(4)):
+        with pytest.raises(ConfigError, match=r"class_weights must be \(classes,\), and there are 3 classes .*'blue'"):
+            vision.learner("lesson_cnn", data, class_weights=weights, progress=False)

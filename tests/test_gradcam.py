@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import etude
@@ -16,6 +18,7 @@ from etude.layers import AdaptiveConcatPool2d
 from etude.losses import LabelSmoothingCrossEntropy
 from etude.vision.gradcam import GradCam, grad_cam
 from etude.vision.interpret import heated, overlays
+from etude.vision.preprocess import ImageReader
 
 
 def learner_of(model: nn.Module, channels: int = 3, size: int = 32, **options) -> etude.Learner:
@@ -232,6 +235,40 @@ def test_no_map_is_an_error_that_says_so():
         grad_cam(learner, pictures(learner), layer="body")
     with pytest.raises(ConfigError, match="7 gives no map"):
         grad_cam(learner, pictures(learner), layer="7")
+
+
+def test_paths_are_read_as_validation_pictures_are_and_classes_have_names(tmp_path):
+    learner = learner_of(vision.LessonCNN(4, widths=[8, 8], stem_stride=1))
+    learner.data = replace(learner.data, read=ImageReader(32))
+    pixels, paths = pictures(learner), [tmp_path / f"{i}.png" for i in range(5)]
+    for path, one in zip(paths, pixels, strict=True):
+        Image.fromarray(one.permute(1, 2, 0).numpy()).save(path)
+    expected = grad_cam(learner, pixels, classes=[2, 2, 0, 1, 3])
+
+    assert torch.equal(grad_cam(learner, paths, classes=["c", 2, "a", "b", "d"]).maps, expected.maps)
+    assert torch.equal(grad_cam(learner, str(paths[0]), classes="c").maps, expected.maps[:1])
+    assert grad_cam(learner, paths, classes="b").classes.tolist() == [1] * 5
+    assert torch.equal(grad_cam(learner, paths).maps, grad_cam(learner, pixels).maps)
+    with pytest.raises(ConfigError, match=r"no class 'rose'; it has \['a', 'b', 'c', 'd'\]"):
+        grad_cam(learner, paths, classes=["a", "rose", "b", "c", "d"])
+    with pytest.raises(ConfigError, match="a class for each of 5 pictures"):
+        grad_cam(learner, paths, classes=["a"])
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_what_is_no_picture_is_refused():
+    learner = learner_of(plain())
+    for items in (3, [], [3], None, b"x.png", {"a.png"}):
+        with pytest.raises(ConfigError, match="takes a picture's path, a list of paths, or a tensor"):
+            grad_cam(learner, items)
+    with pytest.raises(ConfigError, match=r"got a tensor \(3, 32, 32\)"):
+        grad_cam(learner, pictures(learner)[0])
+    learner.data = replace(learner.data, read=None)
+    with pytest.raises(ConfigError, match="does not say how a picture is read"):
+        grad_cam(learner, "x.png")
+    for size in (0, -1, 2.5):
+        with pytest.raises(ConfigError, match="a whole number of pixels of at least 1"):
+            GradCam(torch.zeros(1, 2, 2), torch.tensor([0]), "0").enlarged(size)
 
 
 def test_one_number_for_each_picture_is_followed_as_it_is():

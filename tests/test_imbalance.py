@@ -200,7 +200,7 @@ def test_draws_and_weights_together_are_refused(unequal):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"class_weights": "fair"}, "class_weights must be 'balanced', a tensor or None, got 'fair'"),
+        ({"class_weights": "fair"}, "class_weights must be 'balanced', a tensor, a list or None, got 'fair'"),
         ({"focal": 2.0, "loss_fn": torch.nn.CrossEntropyLoss()}, "focal would change the loss that you give"),
         ({"loss_fn": "huber"}, "the loss 'huber' is one of numbers, and these targets are classes"),
     ],

@@ -168,6 +168,72 @@ def test_numbers_have_errors(shape):
         _ = found.per_class
 
 
+def two_numbers() -> tuple[torch.Tensor, torch.Tensor]:
+    """One number of deviation 100, well predicted but for sample 3, and one of 0.01, badly, worst in sample 7."""
+    generator = torch.Generator().manual_seed(0)
+    true = torch.randn(200, 2, generator=generator, dtype=torch.float64) * torch.tensor([100, 0.01]) + 5
+    said = true + torch.randn(200, 2, generator=generator, dtype=torch.float64) * torch.tensor([20, 0.014])
+    said[3, 0], said[7, 1] = true[3, 0] + 600, true[7, 1] + 0.08
+    return said, true
+
+
+def test_several_numbers_are_told_each_in_its_unit():
+    said, true = two_numbers()
+    found = Interpretation.of_predictions(Predictions(said, true, None, False, numbers=("weight", "width")))
+    whole, *rows = repr(found).split("\n")
+
+    assert f"the mean of their R² is {metrics.r2_score(true, said):.3g} " in whole
+    assert metrics.r2_score(true, said) < 0.1
+    for i, (name, row) in enumerate(zip(("weight", "width"), rows, strict=True)):
+        assert row.startswith(f"{name}: off by {metrics.mean_absolute_error(true[:, i], said[:, i]):.4g} on average")
+        assert f"{metrics.root_mean_squared_error(true[:, i], said[:, i]):.4g} root mean square" in row
+    assert f"{100 * metrics.r2_score(true[:, 0], said[:, 0]):.1f} % of the targets' variance is explained" in rows[0]
+    assert f"Worse than always saying the mean (R² {metrics.r2_score(true[:, 1], said[:, 1]):.3g})." in rows[1]
+    bias = float((said - true)[:, 1].mean())
+    assert f"too {'high' if bias > 0 else 'low'} by {abs(bias):.3g} ±" in rows[1] or "not to be told from 0" in rows[1]
+
+
+def test_the_largest_errors_are_by_the_deviation_of_each_number():
+    said, true = two_numbers()
+    found = of(said, true, probable=False)
+
+    assert [one.position for one in found.top_losses(2)] == [7, 3]
+    expected = (((said - true) / true.std(0, correction=0)) ** 2).mean(1)
+    torch.testing.assert_close(found.losses, expected)
+    # in metres instead of millimetres it is the same
+    units = torch.tensor([1, 1000])
+    torch.testing.assert_close(of(said * units, true * units, probable=False).losses, expected)
+
+
+def test_numbers_that_are_worse_than_their_mean_are_told_so():
+    words = repr(of(torch.tensor([4.0, 2.0, -6.0]), torch.tensor([1.0, 2.0, 3.0]), probable=False))
+
+    assert "Worse than always saying the mean (R² -44)." in words
+    assert "-" not in words.split("\n")[1].replace("R² -44", "")
+
+
+def test_of_many_numbers_the_worst_are_told_and_a_constant_one_has_no_r2():
+    torch.manual_seed(0)
+    true = torch.randn(40, 20)
+    said = true + 0.1 * torch.randn(40, 20)
+    said[:, 13] = -3 * true[:, 13]
+    true[:, 0] = 1
+    words = repr(of(said, true, probable=False)).split("\n")
+
+    assert words[0] == "40 samples of 20 numbers."
+    assert words[1].startswith("value 14: ")
+    assert words[-1] == "These are the 3 of the least R²."
+    assert len(words) == 5
+
+
+def test_several_numbers_are_drawn_each_in_its_unit():
+    figure = residuals_figure(of(*two_numbers(), probable=False))
+
+    assert [round(axis.get_xlim()[1], 1) > 50 for axis in figure.axes] == [True, True, False, False]
+    assert "value 2" in figure.axes[2].get_title()
+    assert len(residuals_figure(of(torch.randn(9, 30), torch.randn(9, 30), probable=False)).axes) == 12
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from etude import LabelSmoothingCrossEntropy, losses
+from etude.losses import FocalLoss
 from etude.types import MixedTargets
 from reference import textbook
 
@@ -92,7 +93,7 @@ def test_the_gradient_of_the_mixed_loss_is_probability_minus_target():
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_class_weights_weigh_both_labels_and_the_mean_is_over_samples(smoothing, reduction):
+def test_class_weights_weigh_both_labels_and_divide_the_mean(smoothing, reduction):
     preds, mixed = _mixed()
     of_class = torch.tensor([1.0, 2.0, 0.5, 4.0, 0.0])
     loss_fn = nn.CrossEntropyLoss(of_class, label_smoothing=smoothing, reduction=reduction)
@@ -100,8 +101,51 @@ def test_class_weights_weigh_both_labels_and_the_mean_is_over_samples(smoothing,
 
     distributions = [textbook.smoothed(labels, 5, smoothing) * of_class.double() for labels in mixed[:2]]
     parts = [textbook.soft_cross_entropy(preds, distribution) for distribution in distributions]
-    expected = losses.reduce(textbook.lin_comb(*parts, mixed.weight.double()), reduction)
+    each = textbook.lin_comb(*parts, mixed.weight.double())
+    counts = textbook.lin_comb(*(of_class[labels].double() for labels in mixed[:2]), mixed.weight.double())
+    expected = each.sum() / counts.sum() if reduction == "mean" else losses.reduce(each, reduction)
     torch.testing.assert_close(ours.double(), expected, **NEAR)
+
+
+OF_CLASS = torch.tensor([1.0, 2.0, 0.5, 4.0, 0.25])
+WEIGHTED = {
+    "torch module": lambda: nn.CrossEntropyLoss(OF_CLASS),
+    "torch module, smoothed": lambda: nn.CrossEntropyLoss(OF_CLASS, label_smoothing=0.1),
+    "ignored": lambda: nn.CrossEntropyLoss(OF_CLASS, ignore_index=3),
+    "partial": lambda: partial(F.cross_entropy, weight=OF_CLASS, label_smoothing=0.1),
+    "likelihood": lambda: nn.NLLLoss(OF_CLASS),
+    "focal": lambda: FocalLoss(2.0, OF_CLASS),
+    "focal, smoothed": lambda: FocalLoss(2.0, OF_CLASS, 0.1),
+}
+
+
+@pytest.mark.parametrize("make", WEIGHTED.values(), ids=WEIGHTED)
+def test_a_share_of_one_is_the_weighted_loss_without_mixing(make):
+    preds, mixed = _mixed(batch=16)
+    plain, one = losses.apply(make(), preds, mixed.first), torch.ones(16)
+    other = MixedTargets(mixed.second, mixed.first.flip(0), mixed.weight)
+
+    torch.testing.assert_close(losses.apply(make(), preds, MixedTargets(mixed.first, mixed.second, one)), plain)
+    torch.testing.assert_close(losses.apply(make(), preds, MixedTargets(mixed.first, other, one)), plain)
+    torch.testing.assert_close(losses.apply(make(), preds, MixedTargets(other, mixed.first, 0 * one)), plain)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "sample weights"])
+@pytest.mark.parametrize("make", WEIGHTED.values(), ids=WEIGHTED)
+def test_mixes_of_mixes_are_means_over_all_labels_by_their_class_weights(make, weighted):
+    preds, mixed = _mixed(batch=16)
+    nested = MixedTargets(mixed, mixed._replace(first=mixed.first.flip(0)), mixed.weight.flip(0))
+    weight = torch.linspace(0, 2, 16) if weighted else None
+    ours = losses.apply(make(), preds, nested, weight)
+
+    up = counts = torch.zeros(16, dtype=torch.float64)
+    for labels, share in zip(nested.labels(), nested.shares(), strict=True):
+        with losses.unreduced(make()) as elementwise:
+            up = up + share.double() * elementwise(preds, labels).double()
+        kept = labels != getattr(make(), "ignore_index", -100)
+        counts = counts + share.double() * OF_CLASS.double()[labels] * kept
+    by = torch.ones(16) if weight is None else weight
+    torch.testing.assert_close(ours.double(), (by * up).sum() / (by * counts).sum(), **NEAR)
 
 
 @pytest.mark.parametrize("loss_fn", [nn.BCEWithLogitsLoss, nn.MSELoss], ids=["bce", "mse"])

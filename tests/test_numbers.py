@@ -70,6 +70,7 @@ def test_targets_are_the_numbers_of_the_table(bright):
         ("nan", "'nan' is no finite number"),
         ("-inf", "'-inf' is no finite number"),
         ("1e400", "'1e400' is no finite number"),
+        ("1e39", "'1e39' is beyond what a 32-bit number holds"),
         ("old", "'old' is no number"),
         ("1_000", "'1_000' is no number"),
         ('"3,5"', r"'3,5' is no number \(a decimal point is a point\)"),
@@ -111,6 +112,25 @@ def test_targets_that_never_change_are_refused(tmp_path):
         load(save(tmp_path, num=8, label=lambda mean: "7"))
 
 
+@pytest.mark.parametrize("step", [1, 100])
+def test_numbers_that_are_others_in_32_bits_are_refused(tmp_path, step):
+    labels = iter(range(1_700_000_000, 1_700_001_000, step))
+    with pytest.raises(DataError, match=r"float32, of about 7 digits\. Subtract an offset .* as 17000"):
+        load(save(tmp_path, num=8, label=lambda mean: str(next(labels))))
+
+
+def test_numbers_of_seven_digits_are_taken(tmp_path):
+    labels = iter(range(1_000_000, 1_001_000))
+
+    assert load(save(tmp_path, num=12, label=lambda mean: str(next(labels)))).numbers.mean[0] > 1e6
+
+
+def test_numbers_taken_for_classes_are_told_first(tmp_path):
+    save(tmp_path, num=40)
+    with pytest.raises(DataError, match=r"^the \d+ different labels look like numbers, .*target='number'"):
+        load(tmp_path, target="class")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -127,9 +147,9 @@ def test_data_settings_of_classes_are_refused(bright, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"focal": 2.0}, "focal belong to classes and have no effect on numbers"),
-        ({"label_smoothing": 0.2}, r"label_smoothing=0\.2 belong to classes"),
-        ({"class_weights": "balanced"}, "class_weights belong to classes"),
+        ({"focal": 2.0}, "focal belongs to classes and has no effect on numbers"),
+        ({"label_smoothing": 0.2}, r"label_smoothing=0\.2 belongs to classes"),
+        ({"class_weights": "balanced"}, "class_weights belong to classes and have no"),
         ({"loss_fn": "cubed"}, "must be one of .*'huber'.*got 'cubed'"),
     ],
     ids=["focal", "smoothing", "weights", "loss"],

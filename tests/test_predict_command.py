@@ -148,7 +148,7 @@ def test_bad_pictures_are_skipped_named_and_exit_with_1(run, odd):
 
 
 def test_quiet_still_names_what_was_skipped(run, new, odd):
-    done = etude("predict", run, new[0], odd / "nothing.jpg", "--quiet")
+    done = etude("predict", run, new[0], odd / "nothing.jpg", "--quiet", "--out", run.parent / "quiet.csv")
 
     assert (done.code, done.out) == (1, "")
     assert done.errors.startswith(f"skipped: {odd / 'nothing.jpg'} is empty.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 import etude as library
 from coloring import COLORS, FAST, etude, picture, save_colors, save_odd
 from etude import ConfigError, DataError
+from etude.output import file_to_write
 from etude.training.predictions import Predictions
 
 
@@ -137,6 +140,7 @@ def test_a_name_with_commas_quotes_and_line_breaks_is_one_cell(run, tmp_path):
     [
         (["--format", "json", "--json"], "--format json prints a row for each picture, and --json one object"),
         (["--format", "csv", "--quiet"], "the rows of --format csv would go nowhere"),
+        (["--quiet"], "the rows of --format table would go nowhere; name --out FILE or take --json"),
         (["--out", "/nowhere/rows.csv"], "--out must be a file in a folder that exists"),
         (["--threshold", "0.3"], "--threshold is for several labels"),
         (["--threshold", "3"], "--threshold must be a probability from 0 to 1"),
@@ -151,6 +155,80 @@ def test_flags_that_cannot_take_effect_are_refused(run, new, flags, words):
 
     assert done.code == 2
     assert words in " ".join(done.errors.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("sign", ["\n", "\r", "\r\n"])
+@pytest.mark.parametrize("to_file", [True, False])
+def test_a_line_break_alone_is_quoted(run, tmp_path, sign, to_file):
+    paths = [tmp_path / f"a{sign}b.png", tmp_path / "c.png"]
+    for i, path in enumerate(paths):
+        picture("red", i).save(path)
+    done = etude("predict", run, *paths, "--format", "csv", *(["--out", tmp_path / "rows"] if to_file else []))
+    text = (tmp_path / "rows").read_bytes().decode() if to_file else done.out
+
+    assert [row["file"] for row in csv.DictReader(io.StringIO(text, newline=""))] == list(map(str, paths))
+
+
+def test_a_device_is_refused():
+    # by what decides it alone: a test that fails as root must not replace a device
+    with pytest.raises(ConfigError, match="--out must be a file in a folder that exists, and /dev/full is a device"):
+        file_to_write("/dev/full", "--out")
+
+
+def test_a_link_stays_one_and_a_pipe_is_refused(run, new, tmp_path):
+    place, link, pipe = tmp_path / "real.csv", tmp_path / "link.csv", tmp_path / "pipe.csv"
+    place.write_text("old")
+    link.symlink_to(place)
+    os.mkfifo(pipe)
+    found = library.load(run).predict(new[:2])
+    etude("predict", run, new[0], "--out", link)
+    by_command = place.read_text()
+    found.to_csv(link)
+
+    assert link.is_symlink()
+    assert by_command.startswith("file,label")
+    assert len(place.read_text().splitlines()) == 3
+    assert f"{pipe} is a pipe" in etude("predict", run, new[0], "--out", pipe).errors
+    with pytest.raises(ConfigError, match=r"pipe\.csv is a pipe; name another"):
+        found.to_csv(pipe)
+    assert pipe.is_fifo()
+    with pytest.raises(ConfigError, match=f"there is no folder {tmp_path / 'no'}; make it first"):
+        found.to_csv(tmp_path / "no" / "rows.csv")
+
+
+def test_control_signs_of_names_do_not_reach_the_terminal(run, tmp_path):
+    good, bad = tmp_path / "a\x1b[31m\n.png", tmp_path / "b\x1b[31m\n.png"
+    picture("red", 1).save(good)
+    bad.write_text("no picture")
+    done = etude("predict", run, good, bad)
+    stopped = etude("predict", run, bad, "--on-bad-data", "stop")
+
+    for text in (done.out, done.errors, stopped.errors):
+        assert "\\x1b[31m\\n.png" in text
+        assert len(text.splitlines()) == 1
+
+
+def test_a_picture_that_is_not_there_is_not_to_be_repaired(run, monkeypatch):
+    done = etude("predict", run, "nothere.jpg")
+    monkeypatch.setattr("sys.stdin", io.StringIO("a.png\0b.png\0"))
+    joined = etude("predict", run, "-")
+
+    told = f"there is no file nothere.jpg; check its name, and the folder that it counts from: {Path.cwd()}"
+    assert told in done.errors
+    assert "Repair" not in done.errors
+    assert "names go one a line" in joined.errors
+
+
+def test_what_holds_runs_or_is_a_file_of_one_is_told(run, new, tmp_path):
+    shutil.copytree(run, tmp_path / "seed-1")
+    alone = etude("predict", tmp_path, new[0])
+    shutil.copytree(run, tmp_path / "seed-2")
+    several = etude("evaluate", tmp_path, "--data", run.parent / "colors")
+
+    assert f"{tmp_path} holds a run; name it: {tmp_path / 'seed-1'}" in alone.errors
+    assert f"holds several runs; name one: {tmp_path / 'seed-1'}, {tmp_path / 'seed-2'}" in several.errors
+    file = etude("predict", run / "model.safetensors", new[0])
+    assert f"model.safetensors is a file; name the folder that it lies in: {run}" in file.errors
 
 
 # -- learner.predict --------------------------------------------------------------------------------------------------
@@ -237,3 +315,14 @@ def test_data_that_cannot_be_read_is_explained():
     with pytest.raises(DataError, match="no items"):
         learner.predict(iter(()))
     assert len(learner.predict(torch.randn(4) for _ in range(130))) == 130
+
+
+def test_a_slice_is_predictions(run):
+    found = library.load(run).predict(run.parent / "colors")
+    part, back = found[2:4], found[::-1]
+
+    assert isinstance(part, Predictions)
+    assert part.names == found.names[2:4]
+    assert part.to_rows() == found.to_rows()[2:4]
+    assert back.to_rows() == found.to_rows()[::-1]
+    assert found[2:2].to_rows() == []

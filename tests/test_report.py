@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 import etude as library
 from coloring import FAST, etude
+from etude.runs.findings import Pictures, findings
 from reading_reports import picture, read
 from run_folders import make_run, make_seeds
 
@@ -113,6 +115,33 @@ def test_numbers_are_those_of_evaluate(made):
     assert done.json["missing"] == []
     for name in CLASSES:
         assert name in page.text
+
+
+def test_a_temperature_that_is_none_is_null(made, tmp_path):
+    """Where all answers are wrong, the hotter the better, without end."""
+    data, planted, run, _ = made
+    for name in (name for name in planted if name.startswith("valid")):
+        place = tmp_path / "data" / Path(name).parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(data / name, place)
+    done = etude("report", run, "--data", tmp_path / "data", "--out", tmp_path / "r.html", "--json", "--quiet")
+
+    assert done.code == 0, done.errors
+    assert (done.json["samples"], done.json["accuracy"]) == (9, 0)
+    assert done.json["temperature"] is None
+    assert made[3].json["temperature"] > 0
+
+
+def test_errors_of_several_numbers_are_shown_in_deviations():
+    true = torch.randn(30, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    said = true.clone()
+    said[4, 1] += 3 * float(true[:, 1].std(correction=0))
+    found = library.Interpretation("numbers", said, true, ("weight", "width"))
+    shown = Pictures(lambda positions: [b""] * len(positions), None, "", str, 64)
+    text = str(dict(findings(found, shown))["Largest errors"])
+
+    assert "off by 2.12 deviations" in text  # 3 in one of two numbers: sqrt(9 / 2)
+    assert "squared error" not in text
 
 
 # -- one file that stands alone ---------------------------------------------------------------------------------------
@@ -244,6 +273,24 @@ def test_other_data_is_looked_at_and_what_was_trained_on_is_said(made, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["other.html"]
 
 
+def test_other_data_takes_no_place_from_the_runs_own(made, copied):
+    (copied / "report.html").write_text("own")
+    done = etude("report", copied, "--data", made[0] / "valid")
+
+    assert done.code == 0, done.errors
+    assert f"the report goes to {copied / 'report-valid.html'}" in done.out
+    assert "36 pictures of" in read(copied / "report-valid.html").text
+    assert (copied / "report.html").read_text() == "own"
+
+
+def test_one_is_not_several(made):
+    page = read(made[2] / "report.html").text
+
+    assert "1 thread of" in page
+    assert "1 threads" not in page
+    assert "1 batch of samples" in made[3].out
+
+
 @pytest.mark.slow
 def test_a_fold_is_measured_on_what_it_held_out(made, tmp_path):
     data = made[0] / "train"
@@ -272,12 +319,14 @@ def test_the_demo_is_measured_on_its_digits(tmp_path):
 
 def test_what_cannot_be_done_is_refused_in_one_line(made, tmp_path):
     run = made[2]
+    os.mkfifo(tmp_path / "pipe.html")
     seeds = make_seeds(tmp_path / "seeds", {0: 0.5, 1: 0.6})
     for arguments, code, words in (
         ([tmp_path / "nothing"], 1, "does not exist"),
         ([seeds], 2, "holds several runs; make a report of one of them"),
         ([run, "--out", tmp_path / "page.pdf"], 2, "--out must be a .html file in a folder that exists"),
         ([run, "--out", tmp_path / "no" / "page.html"], 2, "--out must be a .html file in a folder that exists"),
+        ([run, "--out", tmp_path / "pipe.html"], 2, "is a pipe"),
         ([run, "--data", tmp_path / "gone"], 1, "gone"),
         ([run, "--device", "warp"], 2, "device 'warp' cannot be used"),
     ):
@@ -301,3 +350,16 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
     assert done.code == 1
     assert "No space left" in done.errors
     assert out.read_text() == "old"
+
+
+def test_a_link_is_followed_and_an_error_names_what_was_given(tmp_path):
+    run, target = make_run(tmp_path / "run"), tmp_path / "target.html"
+    (tmp_path / "link.html").symlink_to(target)
+    done = etude("report", run, "--out", tmp_path / "link.html", "--quiet")
+
+    assert done.code == 0, done.errors
+    assert (tmp_path / "link.html").is_symlink()
+    assert target.read_text().startswith("<!doctype html>")
+    done = etude("report", run, "--out", "/proc/x.html", "--quiet")
+    assert done.code == 1
+    assert "'/proc/x.html'" in done.errors

@@ -107,6 +107,31 @@ def test_numbers_that_never_change_have_no_r2():
     assert math.isnan(measured([R2()], same + 1, same, [4, 4])["r2"])
 
 
+@pytest.mark.parametrize("sizes", CUTS, ids=["one", "singles", "uneven", "even"])
+def test_numbers_far_from_zero_have_an_r2_however_the_set_is_cut_and_put_away(sizes):
+    generator = torch.Generator().manual_seed(6)
+    targets = 1.7e9 + 1e3 * torch.randn(60, 2, generator=generator, dtype=torch.float64)
+    preds = targets + 500 * torch.randn(60, 2, generator=generator, dtype=torch.float64)
+
+    def put_away(meter):
+        # one block is summed, and a new process goes on
+        meter.compute()
+        again = EpochMeter(named([R2()]))
+        again.load_state_dict(meter.state_dict(), torch.device("cpu"))
+        return again
+
+    expected = sk.r2_score(targets - 1.7e9, preds - 1.7e9)
+    assert measured([R2()], preds, targets, sizes)["r2"] == pytest.approx(expected, rel=1e-9)
+    assert measured([R2()], preds, targets, sizes, put_away)["r2"] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("same", [0.1, 1 / 3, 5 / 3, 1e9 / 7])
+def test_not_even_rounding_makes_an_r2_of_numbers_that_never_change(same):
+    same = torch.full((60, 1), same, dtype=torch.float64)
+    for sizes in CUTS:
+        assert math.isnan(measured([R2()], same + 64, same, sizes)["r2"])
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_average_precision_equals_scikit_learns_with_ties_too(seed):
     generator = torch.Generator().manual_seed(seed)

@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 from torch import nn
 
 import etude
-from etude import vision
+from etude import ConfigError, plots, vision
 from etude.data.loaders import ArrayLoader, DataLoaders
 from etude.recipes.demo import digits
 from etude.training import display
@@ -126,3 +126,46 @@ def test_a_notebook_keeps_one_output():
     html = outputs[0].data["text/html"]
     assert html.count("<tr>") == 3
     assert "<progress" not in html, "the finished bar does not stay"
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def _titled(words):
+    figure, axis = plots.new_figure(1, 1, width=2, height=2)
+    axis.set_title(words)
+    return figure
+
+
+def test_a_figure_is_written_where_it_can_be_and_as_what_it_is(tmp_path):
+    (tmp_path / "target.png").write_bytes(b"old")
+    (tmp_path / "link.png").symlink_to(tmp_path / "target.png")
+    (tmp_path / "folder.png").mkdir()
+    for name, words in (
+        ("x.jpg", "must end in .png, got"),
+        ("xx", "must end in .png, got"),
+        ("no/x.png", "there is no folder"),
+        ("folder.png", "is a folder"),
+    ):
+        with pytest.raises(ConfigError, match=words) as caught:
+            plots.save_figure(_titled("a"), tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+    plots.save_figure(_titled("a"), tmp_path / "link.png")
+
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "target.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in tmp_path.iterdir()} == {"target.png", "link.png", "folder.png"}
+
+
+def test_signs_that_no_font_has_are_boxes_without_a_warning(tmp_path):
+    plots.save_figure(_titled("\u72d7"), tmp_path / "x.png")  # a warning is an error in tests
+
+
+def test_another_installed_font_is_asked_for_what_the_usual_one_lacks(monkeypatch):
+    """A sign of a font that comes with matplotlib and that its usual one lacks, in the place of a Chinese one."""
+    box = plots.png_bytes(_titled("\ue001"))
+    monkeypatch.setattr(plots, "_MORE_FONTS", ("Not Installed", "STIXNonUnicode"))
+
+    assert plots.png_bytes(_titled("\ue001")) != box
+    monkeypatch.setattr(plots, "_MORE_FONTS", ("Not Installed",))
+    assert plots.png_bytes(_titled("\ue001")) == box

@@ -280,6 +280,26 @@ def test_a_training_in_phases_goes_on_as_if_it_had_not_been_stopped(phase, tmp_p
     assert [row["epoch"] for row in resumed.history] == [1, 2, 3]
 
 
+def test_a_phase_that_a_callback_ends_says_so_and_the_next_begins(capsys):
+    learner = _small()
+
+    def enough(learner, *_):
+        if learner.progress.phase == 0:
+            raise etude.StopFit("enough")
+
+    learner.fine_tune(1, lr=0.01, freeze_epochs=2, callbacks=[etude.Debug("after_epoch", call=enough)])
+
+    assert learner.history.notes[-1] == "phase 1 of 2 ended early: enough"
+    assert [row["epoch"] for row in learner.history] == [1, 2]
+
+
+def test_a_rate_of_zero_is_not_called_training():
+    learner = _small(groups=transfer.norms_with_head)
+    words = transfer.describe_phase(learner, TuningPhase(epochs=1, lr=(0.0, 0.05)))
+
+    assert words == "122 of 898 parameters train, the others have a rate of 0, 1 epoch, lr 0, 0.05"
+
+
 def test_other_phases_than_those_of_the_checkpoint_are_refused(tmp_path):
     learner = _small([Checkpoints(tmp_path)])
     learner.fine_tune(1, lr=0.05, freeze_epochs=1)

@@ -108,8 +108,10 @@ def _failed(error: Exception, *, as_json: bool) -> int:
 
     if not isinstance(error, EtudeError | OSError):
         raise error
+    from etude.output import plain
+
     message = given.in_flags(str(error), *(() if isinstance(error, ConfigError) else (("on_bad_data",),)))
-    print(f"etude: {message}", file=sys.stderr)
+    print("\n".join(map(plain, f"etude: {message}".split("\n"))), file=sys.stderr)
     if as_json:
         print(json.dumps({"error": message}))
     return 2 if isinstance(error, ConfigError) else 1

@@ -94,6 +94,11 @@ def apply(loss_fn: LossFn, preds: Any, targets: Any, weight: Float[Tensor, "batc
         targets: anything `loss_fn` takes, or `MixedTargets` of it.
         weight: how much each sample counts; the mean is then the weighted mean, and ones change nothing.
 
+    Where a mean is divided by the weights of the classes, as torch's cross entropy does, it still is for mixed targets:
+    by the weights of both labels, each by its share, so that a share of 1 is the loss without mixing.
+
+        sum(s * w[a] * loss[a] + (1 - s) * w[b] * loss[b]) / sum(s * w[a] + (1 - s) * w[b])
+
     Raises:
         ConfigError: targets are mixed or weighted and the reduction of `loss_fn` cannot be switched off.
 
@@ -102,11 +107,12 @@ def apply(loss_fn: LossFn, preds: Any, targets: Any, weight: Float[Tensor, "batc
     if weight is None and not isinstance(targets, MixedTargets):
         return loss_fn(preds, targets)
     losses = per_sample(loss_fn, preds, targets)
-    if weight is None:
-        return reduce(losses, reduction_of(loss_fn))
     if reduction_of(loss_fn) == "mean":
-        return (losses * weight).sum() / (weight * _counts(loss_fn, targets, losses)).sum()
-    return reduce(losses * weight, reduction_of(loss_fn))
+        counts = _counts(loss_fn, targets, losses)
+        if weight is None:
+            return losses.sum() / counts.sum()
+        return (losses * weight).sum() / (weight * counts).sum()
+    return reduce(losses if weight is None else losses * weight, reduction_of(loss_fn))
 
 
 def per_sample(loss_fn: LossFn, preds: Any, targets: Any) -> Float[Tensor, "batch"]:
@@ -180,19 +186,28 @@ def _smoothing_of(loss_fn: LossFn, preds: Any, targets: MixedTargets) -> tuple[f
 
 def _counts(loss_fn: LossFn, targets: Any, losses: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
     """What each sample counts in torch's own mean: 1, but class weights and ignored targets count in cross entropy."""
-    is_function = loss_fn is F.cross_entropy
-    if not is_function and not isinstance(loss_fn, nn.CrossEntropyLoss | LabelSmoothingCrossEntropy | FocalLoss):
+    if isinstance(targets, MixedTargets):
+        first, second = _counts(loss_fn, targets.first, losses), _counts(loss_fn, targets.second, losses)
+        return second.lerp(first, targets.weight.to(first.dtype))
+    known = _class_weights(loss_fn)
+    if known is None or not isinstance(targets, Tensor) or targets.is_floating_point():
         return torch.ones_like(losses)
-    if not isinstance(targets, Tensor) or targets.is_floating_point():
-        return torch.ones_like(losses)
-    ignored, classes = -100, None
-    if isinstance(loss_fn, nn.CrossEntropyLoss):
-        ignored, classes = loss_fn.ignore_index, loss_fn.weight
-    if isinstance(loss_fn, FocalLoss):
-        classes = loss_fn.class_weight
+    ignored, classes = known
     kept = targets != ignored
     each = kept.to(losses.dtype) if classes is None else classes[targets.where(kept, 0)] * kept
     return each if each.ndim == 1 else each.flatten(1).mean(1)
+
+
+def _class_weights(loss_fn: LossFn) -> tuple[int, Tensor | None] | None:
+    """The ignored target and the weights of classes by which a loss divides its mean; None where it does not."""
+    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
+        return loss_fn.ignore_index, loss_fn.weight
+    if isinstance(loss_fn, FocalLoss):
+        return -100, loss_fn.class_weight
+    function, given = (loss_fn.func, loss_fn.keywords) if isinstance(loss_fn, partial) else (loss_fn, {})
+    if function is F.cross_entropy or function is F.nll_loss:
+        return given.get("ignore_index", -100), given.get("weight")
+    return (-100, None) if isinstance(loss_fn, LabelSmoothingCrossEntropy) else None
 
 
 def _log_prob_of(

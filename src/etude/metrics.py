@@ -24,6 +24,7 @@ from etude.set_metrics import R2 as R2
 from etude.set_metrics import RMSE as RMSE
 from etude.set_metrics import BalancedAccuracy as BalancedAccuracy
 from etude.set_metrics import MacroF1 as MacroF1
+from etude.set_metrics import MergedMetric as MergedMetric
 from etude.set_metrics import SetMetric as SetMetric
 from etude.set_metrics import average_precisions as average_precisions
 from etude.set_metrics import wide
@@ -198,7 +199,13 @@ class EpochMeter:
         return 1.0 if self._loss_is_sum else float(seen.size)
 
     def _add(self, name: str, value: Tensor) -> None:
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
+        metric = self._metrics.get(name)
+        if name not in self._sums:
+            self._sums[name] = value
+        elif isinstance(metric, MergedMetric):
+            self._sums[name] = metric.merge(self._sums[name], value)
+        else:
+            self._sums[name] = self._sums[name] + value
 
 
 def named(metrics: Sequence[Metric] | Mapping[str, Metric]) -> dict[str, Metric]:

@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from etude.errors import ConfigError
+from etude.output import file_to_write
+
+_MORE_FONTS: Final = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "Source Han Sans CN",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "PingFang SC",
+    "PingFang HK",
+    "Hiragino Sans GB",
+    "Hiragino Sans",
+    "Heiti TC",
+    "Arial Unicode MS",
+    "Microsoft YaHei",
+    "SimHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "Apple SD Gothic Neo",
+    "NanumGothic",
+    "Droid Sans Fallback",
+)
+"""Where signs are looked for that matplotlib's own font lacks, Chinese ones above all; those that are installed."""
 
 
 def new_figure(rows: int, columns: int, *, width: float, height: float) -> tuple[Any, Any]:
@@ -22,17 +50,45 @@ def new_figure(rows: int, columns: int, *, width: float, height: float) -> tuple
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a PNG, replacing the file in one step."""
-    temporary = path.with_name(path.name + ".part")
-    figure.savefig(temporary, dpi=110, format="png")
-    temporary.replace(path)
+    """Write a PNG, replacing the file in one step; a link stays one, and what it leads to is replaced.
+
+    Raises:
+        ConfigError: the name is not that of a PNG, its folder is missing, or something lies there that is no file.
+        OSError: it cannot be written; it names the path that was given.
+    """
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"a figure is written as a PNG, so the name of its file must end in .png, got {path}")
+    place = file_to_write(path, "a figure's path")
+    data = png_bytes(figure, transparent=False)
+    temporary = place.with_name(place.name + ".part")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(place)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def png_bytes(figure: Any, dpi: int = 110) -> bytes:
-    """A figure as a PNG on no ground of its own, to be put on a page."""
-    file = io.BytesIO()
-    figure.savefig(file, dpi=dpi, format="png", transparent=True)
+def png_bytes(figure: Any, dpi: int = 110, *, transparent: bool = True) -> bytes:
+    """A figure as a PNG: on no ground of its own, to be put on a page, unless said otherwise."""
+    from matplotlib.text import Text
+
+    more, file = _installed_fonts(), io.BytesIO()
+    for text in figure.findobj(Text) if more else ():
+        text.set_fontfamily([*text.get_fontfamily(), *more])
+    with warnings.catch_warnings():
+        # a box stands for a sign that no font has; the warning would name a line of ours
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(file, dpi=dpi, format="png", transparent=transparent)
     return file.getvalue()
+
+
+def _installed_fonts() -> list[str]:
+    """Families that are asked after the usual one; matplotlib keeps a list of what is installed."""
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return [name for name in _MORE_FONTS if name in installed]
 
 
 @contextmanager

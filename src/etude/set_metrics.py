@@ -32,6 +32,15 @@ def wide(values: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
     return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
 
 
+@runtime_checkable
+class MergedMetric(SetMetric, Protocol):
+    """A `SetMetric` whose sums are not plainly added, since that would lose digits."""
+
+    def merge(self, sums: Tensor, more: Tensor) -> Tensor:
+        """The sums of two sets of samples as one, on their device, without waiting for it."""
+        ...
+
+
 @final
 class BalancedAccuracy:
     """The mean over classes of the share of a class's samples that are recognized: a rare class counts as much.
@@ -102,24 +111,36 @@ class RMSE:
 class R2:
     """The share of the targets' variance that is explained: 1 for perfect, 0 for as good as saying their mean always.
 
-    Over several numbers the mean of theirs. NaN where a number is the same in all samples.
+    Over several numbers the mean of theirs. NaN where a number is the same in all samples. Deviations are from the mean
+    and merged, so that numbers far from 0 with little between them, such as seconds since 1970, keep their digits.
+
+    Source: Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
     """
 
     name = "r2"
 
     def sums(self, preds: Float[Tensor, "batch number"], targets: Float[Tensor, "batch number"]) -> Tensor:
-        """Squared errors, targets, their squares, and samples: (4, numbers)."""
+        """Squared errors, the mean of the targets, squared deviations from it, and samples: (4, numbers)."""
         there = wide(targets)
-        errors = (wide(preds) - there).square()
-        return torch.stack([part.sum(0) for part in (errors, there, there.square(), torch.ones_like(there))])
+        errors = (wide(preds) - there).square().sum(0)
+        count = torch.ones_like(there).sum(0)
+        # from the first one, so that equal targets leave exactly nothing
+        start = there[:1].sum(0)
+        beyond = there - start
+        mean = beyond.sum(0) / count.clamp(min=1)
+        return torch.stack([errors, start + mean, (beyond - mean).square().sum(0), count])
+
+    def merge(self, sums: Float[Tensor, "4 number"], more: Float[Tensor, "4 number"]) -> Float[Tensor, "4 number"]:
+        """The same of both: means and deviations are put together by how many samples each has."""
+        count = sums[3] + more[3]
+        share, apart = more[3] / count.clamp(min=1), more[1] - sums[1]
+        spread = sums[2] + more[2] + apart.square() * sums[3] * share
+        return torch.stack([sums[0] + more[0], sums[1] + apart * share, spread, count])
 
     def value(self, sums: Float[Tensor, "4 number"]) -> float:
         """The mean over the numbers of their shares."""
-        errors, total, squares, count = sums
-        spread = squares - total.square() / count
-        # what is left of equal targets by rounding is no variance
-        spread = spread.where(spread > 1e-12 * squares, torch.nan)
-        return float((1 - errors / spread).mean())
+        errors, _, spread, _ = sums
+        return float((1 - errors / spread.where(spread > 0, torch.nan)).mean())
 
 
 def average_precisions(

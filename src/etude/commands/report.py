@@ -32,7 +32,7 @@ def report(
     data
         Labeled pictures to look at; unless said those that the training held out.
     out
-        The .html file; report.html in the run's folder unless said.
+        The .html file; unless said report.html in the run's folder, report-DATA.html for other data than the run's.
     valid_pct
         Only the share that a training with this --valid-pct and --split-seed holds out; on the run's data, its own.
     split_seed

@@ -44,6 +44,7 @@ class DataBlock:
         within: the folders that `find` looks into, if not the whole root; other files there are told of.
         numbers: labels are numbers to be predicted, not names of classes: texts such as "1.5" or "1.5;2", numbers, or
             tuples of them; as many for each sample.
+        notes: what is odd about the layout, in words.
 
     Source: SPEC A14.
     """
@@ -54,6 +55,7 @@ class DataBlock:
     description: str = ""
     within: tuple[Path, ...] = ()
     numbers: bool = False
+    notes: tuple[str, ...] = ()
 
     def samples(self, root: Path) -> Samples:
         """The samples of a folder, checked.
@@ -83,8 +85,9 @@ class DataBlock:
                 "another seed, or mend split=."
             )
         found = Samples(train, valid, left_out)
-        odd = [] if self.numbers else _odd(found, root, files, where)
-        return found._replace(notes=(*_passed_over(self.within or (root,), left_out), *odd))
+        hint, odd = ([], []) if self.numbers else _odd(found, root, files, where)
+        passed_over = _passed_over(self.within or (root,), left_out)
+        return found._replace(notes=(*hint, *self.notes, *passed_over, *odd))
 
     def labeled(self, root: Path) -> list[Sample]:
         """Every file with its label, whatever side it is on: to measure a trained model on all of them.
@@ -149,16 +152,20 @@ class DataBlock:
         return label  # type: ignore[no-any-return]  # just checked
 
 
-def _odd(found: Samples, root: Path, files: Sequence[Path], where: str) -> list[str]:
-    """What is odd about samples with classes, in words; raises `DataError` for what cannot be trained."""
+def _odd(found: Samples, root: Path, files: Sequence[Path], where: str) -> tuple[list[str], list[str]]:
+    """What is odd about samples with classes, in words, and before it whether they look like numbers.
+
+    Raises:
+        DataError: they cannot be trained.
+    """
     both = [*found.train, *found.valid]
     hint = hint_of_numbers(sample.label for sample in both)
     empty = empty_classes(root, files) if _folder_tells_label(both) else []
     try:
         odd = check_samples(found, empty=empty, where=where)
     except DataError as error:
-        raise DataError(f"{error} Or: {hint}.") if hint else error from error
-    return [*([hint] if hint else []), *odd]
+        raise DataError(f"{hint}. Taken as classes: {error}") if hint else error from error
+    return [hint] if hint else [], odd
 
 
 def _explain(stage: str, sample: str, fix: str, error: Exception) -> NoReturn:

@@ -67,14 +67,18 @@ def find_images(folder: Path, *, include: Sequence[str] | None = None) -> list[P
         raise DataError(f"{folder} is not a folder; expected a folder of pictures")
     if missing := [name for name in include or () if not (folder / name).is_dir()]:
         raise DataError(f"{folder} has no folders {missing}; include= names folders directly in it")
-    found = [path for path in _files(folder, include) if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
+    if not (found := list(image_files(folder, include))):
         other = ", ".join(f"{num} {suffix or 'without suffix'}" for suffix, num in other_files(folder).most_common(5))
         raise DataError(
             f"{folder} holds no pictures; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
             + (f" and found other files ({other})" if other else "")
         )
     return sorted(found, key=lambda path: relative_name(path, folder))
+
+
+def image_files(folder: Path, include: Sequence[str] | None = None) -> Iterator[Path]:
+    """What `find_images` finds, in no order, and perhaps nothing."""
+    return (path for path in _files(folder, include) if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def other_files(folder: Path) -> Counter[str]:
@@ -172,6 +176,16 @@ def label_table(path: Path, *, empty: bool = False, check: Callable[[str], objec
     if not any(row.is_valid for row in rows):
         rows = [row._replace(is_valid=row.is_valid is None) for row in rows]
     return sorted(rows)
+
+
+def unnamed(table: Path, rows: Sequence[LabelRow], base: Path) -> tuple[str, ...]:
+    """A note on pictures in a folder that a table does not name; the rows' names are paths below the folder."""
+    named = {row.name for row in rows}
+    num = sum(relative_name(path, base) not in named for path in image_files(base))
+    if not num:
+        return ()
+    pictures, verb = ("picture", "is") if num == 1 else ("pictures", "are")
+    return (f"{num} {pictures} in the folder {verb} not in {table.name}, so {verb} not used",)
 
 
 def says_several(path: Path) -> bool:

@@ -17,6 +17,7 @@ from etude.data.files import (
     label_table,
     relative_name,
     says_several,
+    unnamed,
 )
 from etude.data.items import (
     VALID_NAMES,
@@ -57,6 +58,7 @@ class _Layout(NamedTuple):
     kind: str
     detail: str = ""
     own_split: Split | None = None
+    notes: tuple[str, ...] = ()
 
 
 def guess(
@@ -103,6 +105,7 @@ def guess(
         label=lambda path, folder: named(path, folder / inner),
         description=f"{layout.kind}{where}{layout.detail}{told}",
         numbers=numbers,
+        notes=layout.notes,
     )
 
 
@@ -181,6 +184,7 @@ def _table_path(base: Path) -> Path | None:
 def _of_table(base: Path, table: Path, valid: HeldOut, label: Asked, several: bool, numbers: bool) -> _Layout:
     rows, joined = _rows(table, several, numbers and not label)
     rows = _resolved(table, rows, base)
+    notes = unnamed(table, rows, base)
     has_split = any(row.is_valid for row in rows)
     detail = ""
     if has_split and valid == "train":
@@ -201,6 +205,7 @@ def _of_table(base: Path, table: Path, valid: HeldOut, label: Asked, several: bo
         kind=f"{table.name}{' with is_valid' if has_split and valid is None else ''}",
         detail=detail,
         own_split=table_split(rows) if has_split else None,
+        notes=notes,
     )
 
 

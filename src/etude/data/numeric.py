@@ -9,6 +9,8 @@ from typing import Any, Final, final
 
 SEPARATOR: Final = ";"
 """Between several numbers of one sample."""
+_LARGEST: Final = (2 - 2**-23) * 2.0**127
+"""Of float32."""
 _FEW_CLASSES: Final = 20
 _SHARE_OF_NUMBERS: Final = 0.1
 """Of the samples: more different whole numbers than that are hardly numbers of classes."""
@@ -42,6 +44,8 @@ def _number(part: Any) -> float:
         raise ValueError(f"{part!r} is no number{comma}") from None
     if not math.isfinite(value):
         raise ValueError(f"{part!r} is no finite number, so nothing can be learned from it")
+    if abs(value) > _LARGEST:
+        raise ValueError(f"{part!r} is beyond what a 32-bit number holds, 3.4e38; divide all by the same number")
     return value
 
 

@@ -54,7 +54,7 @@ class Incident(NamedTuple):
 
     name: str
     outcome: str
-    """"converted", "first frame" or "skipped"."""
+    """"converted", "first frame", "skipped", "duplicate", or "leak" for pictures that a body was trained on."""
     reason: str
 
 

@@ -50,7 +50,7 @@ def export(
 
     Args:
         source: a learner; or the folder of a run, checkpoint or saved model.
-        path: a new or empty folder.
+        path: a new or empty folder, in one that exists.
         to: "bundle" is a folder of safetensors and JSON with a reader of its own, for etude's own picture models;
             "torch-export" and "onnx" are graphs, for any model of one tensor.
         pictures: files or PIL pictures that a bundle shall be tested with, and that go into it; None takes four that
@@ -61,7 +61,7 @@ def export(
         The folder, and how far what was written is from the model.
 
     Raises:
-        ConfigError: this form cannot hold this model, or the folder holds something.
+        ConfigError: this form cannot hold this model, the folder holds something, or that which it is in is missing.
         LoadError: the source is damaged.
         SaveError: what was written gives other numbers than the model does; nothing is left of it.
     """
@@ -86,13 +86,15 @@ def export(
 
 
 def check_form(to: str, folder: Path) -> None:
-    """Refuse an unknown form, one without its packages, and a folder that holds something; raises `ConfigError`."""
+    """Refuse an unknown form, one without its packages, and a folder that cannot be made; raises `ConfigError`."""
     if to not in FORMS:
         raise ConfigError(f"a model is exported to one of {', '.join(FORMS)}, got {to!r}")
     if to == "onnx":
         graph.check_onnx()
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise ConfigError(f"{folder} is not an empty folder; name another one, or remove it")
+    if not (parent := folder.absolute().parent).is_dir():
+        raise ConfigError(f"{folder} cannot be written: there is no folder {parent}; make it, or name another")
 
 
 @contextmanager
@@ -101,7 +103,10 @@ def _new(folder: Path) -> Iterator[Path]:
     folder = folder.absolute()
     hidden = folder.with_name(f".writing-{folder.name}")
     shutil.rmtree(hidden, ignore_errors=True)
-    hidden.mkdir(parents=True)
+    try:
+        hidden.mkdir()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
     try:
         yield hidden
         if folder.is_dir():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from safetensors.torch import load
-from torch import Tensor
 
 COUNTS = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "50": (3, 4, 6, 3), "101": (3, 4, 23, 3), "152": (3, 8, 36, 3)}
 ACTS: Any = {"relu": F.relu, "silu": F.silu, "mish": F.mish, "gelu": F.gelu}
@@ -18,7 +18,7 @@ ACTS["leaky_relu"] = lambda x: F.leaky_relu(x, 0.1)
 OUTPUTS: Any = {"softmax": lambda x: x.softmax(1), "sigmoid": torch.sigmoid, "number": lambda x: x}
 
 
-def run(net: dict[str, Any], weights: dict[str, Tensor], x: Tensor) -> Tensor:
+def run(net: dict[str, Any], weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """Scores of normalized pictures (batch, channel, height, width): etude's XResNet or LessonCNN, in evaluation."""
     name, act, blur, left = net["name"], net["activation"], net.get("blur_pool", False), dict(weights)
 
@@ -27,14 +27,13 @@ def run(net: dict[str, Any], weights: dict[str, Tensor], x: Tensor) -> Tensor:
             raise ValueError(f"{name} holds {found.dtype} {tuple(found.shape)}, expected float32 {shape}")
         return found
 
-    def blurred(x: Tensor, stride: int = 1) -> Tensor:
+    def blurred(x: torch.Tensor, stride: int = 1) -> torch.Tensor:
         x = F.pad(x, (1, 1, 1, 1), "reflect" if min(x.shape[2:]) > 1 else "replicate")
         return F.avg_pool2d(F.avg_pool2d(x, 2, 1), 2, stride)  # two means of two are the weights 1/4, 1/2, 1/4
 
-    def conv(at: str, x: Tensor, kernel: int = 3, stride: int = 1, act: str | None = act) -> Any:
+    def conv(at: str, x: torch.Tensor, k: int = 3, stride: int = 1, act: str | None = act) -> Any:
         first = int(blur and stride > 1)
-        weight = take(f"{at}.{first}.weight", x.shape[1], kernel, kernel)
-        x = F.conv2d(blurred(x) if first else x, weight, None, stride, kernel // 2)
+        x = F.conv2d(blurred(x) if first else x, take(f"{at}.{first}.weight", x.shape[1], k, k), None, stride, k // 2)
         norm = (f"{at}.{first + 1}.{part}" for part in ("running_mean", "running_var", "weight", "bias"))
         return (ACTS[act] if act else torch.clone)(F.batch_norm(x, *(take(part, x.shape[1]) for part in norm)))
 
@@ -47,8 +46,8 @@ def run(net: dict[str, Any], weights: dict[str, Tensor], x: Tensor) -> Tensor:
         for stage, count in enumerate(COUNTS[name.removeprefix("xresnet")]):
             for i in range(count):
                 at, y, halve = f"{stage + 4}.{i}", x, stage > 0 and i == 0
-                for part, (kernel, stride, part_act) in enumerate(plan):
-                    y = conv(f"{at}.convs.{part}", y, kernel, stride if halve else 1, part_act)
+                for part, (k, stride, part_act) in enumerate(plan):
+                    y = conv(f"{at}.convs.{part}", y, k, stride if halve else 1, part_act)
                 x = F.avg_pool2d(x, 2, ceil_mode=True) if halve else x
                 x = ACTS[act](y + (conv(f"{at}.idconv", x, 1, act=None) if x.shape[1] != y.shape[1] else x))
     pools: Any = [F.adaptive_max_pool2d, F.adaptive_avg_pool2d] if net["concat_pool"] else [F.adaptive_avg_pool2d]
@@ -66,12 +65,11 @@ class Bundle:
         try:
             self.about = about = json.loads(text := self._bytes("bundle.json", 6 << 20).decode("ascii"))
             digest = hashlib.sha256(json.dumps({**about, "sha256": ""}).encode()).hexdigest()
-            if json.dumps(about, indent=1, allow_nan=False) != text or about["sha256"] != digest:
-                raise ValueError("bundle.json is not what was written (SHA-256)")
+            whole = json.dumps(about, indent=1, allow_nan=False) == text and about["sha256"] == digest
             self.net, self.labels, self.see = net, labels, see = about["model"], about["labels"], about["preprocess"]
-            good = labels is None or (labels == [*map(str, labels)] and len(labels) == net["num_classes"])
+            good = whole and (labels is None or (labels == [*map(str, labels)] and len(labels) == net["num_classes"]))
             if not (good and 0 < see["share"] <= about["version"] == 1 <= see["size"] <= see["read_size"] <= 1 << 14):
-                raise ValueError("bundle.json is of another version, or its labels or sizes are none of a model")
+                raise ValueError("bundle.json is not what was written (SHA-256), or not of this version")
             self.weights = load(self._bytes("model.safetensors"))
             self.mean, self.std = (torch.tensor(see[name]).double().view(1, -1, 1, 1) for name in ("mean", "std"))
             x = torch.empty(1, net["channels"], *[see["size"]] * 2, device="meta") / (self.std - self.mean).to("meta")
@@ -81,38 +79,35 @@ class Bundle:
 
     def _bytes(self, name: str, most: int = 1 << 30) -> bytes:
         path = self.folder / name
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > most or Path(name).name != name:
-            raise ValueError(f"{path} is missing, no plain file in this folder, or too large")
-        data = path.read_bytes()
+        plain = path.is_file() and not path.is_symlink() and path.stat().st_size <= most and Path(name).name == name
+        data = path.read_bytes() if plain else b""
         is_long = name.endswith(".safetensors") and int.from_bytes(data[:8], "little") > 1 << 20
-        if is_long or (name != "bundle.json" and hashlib.sha256(data).hexdigest() != self.about["files"][name]):
-            raise ValueError(f"{path} is not what was written (SHA-256), or its header is too long")
+        wrong = name != "bundle.json" and hashlib.sha256(data).hexdigest() != self.about["files"][name]
+        if not plain or is_long or wrong:
+            raise ValueError(f"{path} is missing, no plain file, too large, or not what was written (SHA-256)")
         return data
 
-    def read(self, picture: Any) -> Tensor:
+    def read(self, picture: Any) -> torch.Tensor:
         """A file's pixels as validation saw them: upright, reduced, the middle; uint8 (1, channel, side, side)."""
         see, mode = self.see, "RGB" if self.net["channels"] == 3 else "L"
         with Image.open(picture) as opened:
-            if opened.format == "TIFF":
-                opened.load()  # which turns it
+            opened.format == "TIFF" and opened.load()  # which turns it
             turned, size = opened.getexif().get(0x0112) in (5, 6, 7, 8), tuple(opened.size)
             if see["stored"] and min(size) > 1.25 * see["stored"]:
                 size = tuple(max(round(side * see["stored"] / min(size)), 1) for side in size)
                 opened.draft(mode, size)  # type: ignore
             upright: Any = ImageOps.exif_transpose(opened)
         if upright.mode[0] in "IF":  # 16 bits; what has more, or floating point, becomes numbers that raise
-            whole = upright if upright.mode == "F" else upright.convert("I")
-            wide = torch.frombuffer(bytearray(whole.tobytes()), dtype=torch.int32)
+            wide = torch.frombuffer(bytearray(upright.convert(upright.mode[0]).tobytes()), dtype=torch.int32)
             upright = Image.frombytes("L", upright.size, bytes((wide.float() / 257).round().int().tolist()))
         upright = upright.convert(mode).resize(size[::-1] if turned else size, Image.Resampling.BILINEAR)
         pixels = torch.frombuffer(bytearray(upright.tobytes()), dtype=torch.uint8).view(*upright.size[::-1], -1)
         sides = torch.tensor(pixels.shape[:2] if see["squash"] else [min(upright.size)] * 2) * see["share"]
         height, width = sides.round().long().clamp(min=1).tolist()
-        top, left = (upright.height - height) // 2, (upright.width - width) // 2
-        window = pixels[top : top + height, left : left + width].permute(2, 0, 1).unsqueeze(0)
-        return F.interpolate(window, see["read_size"], mode="bilinear", antialias=True)
+        window = pixels[(upright.height - height) // 2 :, (upright.width - width) // 2 :][:height, :width]
+        return F.interpolate(window.permute(2, 0, 1).unsqueeze(0), see["read_size"], mode="bilinear", antialias=True)
 
-    def probabilities(self, pixels: Tensor) -> Any:
+    def probabilities(self, pixels: torch.Tensor) -> Any:
         """What the model makes of uint8 pixels (batch, channel, height, width): one row for each picture."""
         size, (top, left) = self.see["size"], ((side - self.see["size"]) // 2 for side in pixels.shape[2:])
         x = ((pixels[..., top : top + size, left : left + size].double() / 255 - self.mean) / self.std).float()
@@ -143,8 +138,13 @@ class Bundle:
 
 if __name__ == "__main__":
     sys.tracebacklimit = 0  # an error names the file, and where in this one it arose helps nobody
-    bundle = Bundle(sys.argv[1] if sys.argv[1:] else Path(__file__).parent)
+    bundle, failed = Bundle(sys.argv[1] if sys.argv[1:] else Path(__file__).parent), False
+    form, most = ("{0} {1:.6g}", None) if bundle.about["outputs"] == "number" else ("{1:.6f} {0}", 3)
     for name in sys.argv[2:] if sys.argv[2:] != ["--check"] else ():
-        print(name, *(f"{value:.6f} {label}" for label, value in list(bundle.predict(name).items())[:3]), sep="  ")
+        try:
+            print(name, *[form.format(*pair) for pair in bundle.predict(name).items()][:most], sep="  ", flush=True)
+        except (ValueError, BrokenPipeError) as error:  # the second where whoever reads this has seen enough
+            failed = bool(sys.stderr.write(f"{error}\n")) if isinstance(error, ValueError) else os._exit(0)
     if sys.argv[2:] in ([], ["--check"]):
         print(f"the files are whole, and the test vectors come out right, within {bundle.check():.1e}")
+    sys.exit(failed)

@@ -18,6 +18,10 @@ _MEANING: Final = {
 def bundle_readme(given: Plain, license: str, tests: Sequence[Path]) -> str:
     """README.md of a bundle."""
     seen, shape = given.preprocess or {}, ", ".join(map(str, given.inputs.shape[1:]))
+    plain = given.outputs == "number"
+    predicted = "{name: number, ...}, in their order" if plain else "{label: probability, ...}, the highest first"
+    outputs = "numbers" if plain else "probabilities"
+    given_row = f"bundle.probabilities(pixels)        # the {outputs} of uint8 pixels (batch, {shape})"
     return f"""# A trained picture model
 
 {_what(given)} It sees {seen["size"]} by {seen["size"]} pixels. Weights and test vectors are float32.
@@ -31,8 +35,8 @@ or in Python, with this folder on the path:
 
     from read_bundle import Bundle
     bundle = Bundle("this/folder")
-    bundle.predict("picture.jpg")       # {{label: probability, ...}}, the highest first
-    bundle.probabilities(pixels)        # uint8 pixels (batch, {shape})
+    bundle.predict("picture.jpg")       # {predicted}
+    {given_row}
 
 Everything in bundle.json is data: the model by name and options, how a picture becomes what it sees, labels, the run
 it came from, and the SHA-256 of every file. No file here is a pickle.{_tests(tests)}
@@ -51,13 +55,14 @@ def graph_readme(given: Plain, file: str, license: str) -> str:
     else:
         use = 'model = torch.export.load("model.pt2").module()\n    outputs = model(pixels)                 # a tensor'
     shape, dtype = ", ".join(map(str, given.inputs.shape[1:])), str(given.inputs.dtype).removeprefix("torch.")
+    inside = "normalization is" if given.outputs == "number" else "normalization and probabilities are"
     return f"""# A trained model as a graph
 
 {_what(given)}
 
     {use}
 
-`pixels` is {dtype} of the shape (batch, {shape}), any batch: normalization and probabilities are inside. How a picture
+`pixels` is {dtype} of the shape (batch, {shape}), any batch: {inside} inside. How a picture
 becomes these pixels is in preprocess.json. test_vectors.safetensors holds `inputs` and the outputs `expected` of them.
 
 License of the data that it learned from: {license}
@@ -66,14 +71,16 @@ License of the data that it learned from: {license}
 
 def _what(given: Plain) -> str:
     name = (given.net or {}).get("name") or type(given.learner.model).__name__
-    count = "" if given.labels is None else f" of {len(given.labels)} labels"
+    noun, num = "number" if given.outputs == "number" else "label", len(given.labels or ())
+    count = "" if given.labels is None else f" of {num} {noun}{'' if num == 1 else 's'}"
     return f"{name}{count}. Its outputs are {_MEANING[given.outputs]}."
 
 
 def _tests(tests: Sequence[Path]) -> str:
     if not tests:
         return ""
-    return f" The {len(tests)} test pictures are of the data that was held out; remove them with --test-pictures 0."
+    what = "1 test picture is" if len(tests) == 1 else f"{len(tests)} test pictures are"
+    return f" The {what} of the data that was held out; `etude export RUN --test-pictures 0` leaves them out."
 
 
 def license_note(license: str) -> str:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude.recipes.options import DataOptions, OutputOptions, check_picture, teller
+from etude.output import plain
+from etude.recipes.options import DataOptions, OutputOptions, TrainOptions, check_picture, teller
 from etude.recipes.training import Training
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from etude.types import Json
 
 _HELD_OUT = 0.2
+_NO_BATCHES = TrainOptions(batch_size=1)
+"""Nothing is trained, so nothing is to be said of steps."""
 
 
 def list_known(output: OutputOptions = OutputOptions()) -> dict[str, Json]:  # noqa: B008  # frozen
@@ -61,7 +64,7 @@ def check(data: DataOptions, output: OutputOptions = OutputOptions()) -> dict[st
 
     loaders = _loaded(data, output)
     counts: dict[str, Json] = {}
-    width = max(map(len, loaders.vocab or ("",)))
+    width = max(len(plain(name)) for name in loaders.vocab or ("",))
     for i, name in enumerate(loaders.vocab or ()):
         both: list[Json] = []
         for loader in (loaders.train, loaders.valid):
@@ -69,7 +72,7 @@ def check(data: DataOptions, output: OutputOptions = OutputOptions()) -> dict[st
             both.append(int(targets[:, i].sum()) if targets.ndim == 2 else int((targets == i).sum()))
         counts[name] = both
         if not output.quiet:
-            print(f"  {name:<{width}} {both[0]:>7} train {both[1]:>6} valid")
+            print(f"  {plain(name):<{width}} {both[0]:>7} train {both[1]:>6} valid")
     numbers = loaders.numbers
     for name, mean, std in () if numbers is None else zip(numbers.names, numbers.mean, numbers.std, strict=True):
         teller(output)(f"  {name}: mean {mean:.6g}, standard deviation {std:.4g} in training")
@@ -100,11 +103,12 @@ def _loaded(data: DataOptions, output: OutputOptions) -> DataLoaders:
     from etude.errors import ConfigError
 
     try:
-        return Training(name="data", data=data).loaders(quiet=output.quiet)
+        return Training(name="data", data=data, train=_NO_BATCHES).loaders(quiet=output.quiet)
     except ConfigError:
         if data.valid_pct is not None:
             raise
-        loaders = Training(name="data", data=replace(data, valid_pct=_HELD_OUT)).loaders(quiet=output.quiet)
+        shared = replace(data, valid_pct=_HELD_OUT)
+        loaders = Training(name="data", data=shared, train=_NO_BATCHES).loaders(quiet=output.quiet)
         teller(output)(
             f"  note: {data.data} has no validation pictures of its own; a training needs --valid-pct, {_HELD_OUT} here"
         )

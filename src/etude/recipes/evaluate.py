@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from etude.output import plain
 from etude.recipes.labeled import labeled_pictures
 from etude.recipes.options import OnBadData, OutputOptions
 from etude.recipes.predict import predicted
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from etude.data.vocab import Vocab
     from etude.training.predictions import Predictions
+
+_FEW = 5
+"""Classes without samples that are named in a line."""
 
 
 def evaluate(
@@ -60,6 +64,11 @@ def evaluate(
         "exact_match", "macro_f1", "mean_average_precision", and "classes", where a class's samples are those that have
         it: {name: {"samples", "accuracy", "average_precision"}}.
 
+        Both with "without_samples", the classes of which there is none here: balanced accuracy, macro F1 and mean
+        average precision are means over the other ones.
+
+        A cross entropy is of probabilities, of which one below 1e-38 counts as 1e-38: no answer costs more than 87.5.
+
         numbers: "mae", "rmse" and "r2", over several numbers their means, and "numbers": {name: {"mae", "rmse", "r2"}}.
     """
     import etude
@@ -99,44 +108,49 @@ def measured(predictions: Predictions) -> dict[str, Any]:
 
 
 def _of_classes(output: Tensor, targets: Tensor, vocab: Vocab) -> dict[str, Any]:
-    import torch
-
     from etude.metrics import BalancedAccuracy, MacroF1
+    from etude.training.calibration import log_probabilities
 
-    chosen = output.gather(1, targets.unsqueeze(1)).clamp(min=1e-12)
+    chosen = log_probabilities(output.gather(1, targets.unsqueeze(1)))
     right = (output.argmax(1) == targets).double()
     balanced, macro_f1 = BalancedAccuracy(), MacroF1()
+    there = targets.bincount(minlength=len(vocab)) > 0
     return {
         "samples": len(targets),
         "accuracy": float(right.mean()),
-        "cross_entropy": float(-torch.log(chosen).mean()),
+        "cross_entropy": float(-chosen.mean()),
         "balanced_accuracy": balanced.value(balanced.sums(output, targets)),
-        "macro_f1": macro_f1.value(macro_f1.sums(output, targets)),
+        # a class without samples is in none of the means over classes
+        "macro_f1": macro_f1.value(macro_f1.sums(output, targets)[:, there]),
+        "without_samples": [name for name, any_of_it in zip(vocab, there.tolist(), strict=True) if not any_of_it],
         "classes": {
             name: {"samples": int((targets == i).sum()), "accuracy": float(right[targets == i].mean())}
             for i, name in enumerate(vocab)
-            if (targets == i).any()
+            if there[i]
         },
     }
 
 
 def _of_answers(output: Tensor, targets: Tensor, vocab: Vocab) -> dict[str, Any]:
-    from torch.nn.functional import binary_cross_entropy
-
     from etude.metrics import MacroF1, average_precisions
+    from etude.training.calibration import log_probabilities
 
     # a probability of one half is a score of 0, which says no
     said, macro_f1 = output - 0.5, MacroF1()
+    there = (targets > 0.5).any(0)
     right = ((output > 0.5) == (targets > 0.5)).double()
     precisions = average_precisions(output, targets)
+    yes = output.double()
+    chosen = log_probabilities(yes.where(targets > 0.5, 1 - yes))
     return {
         "samples": len(targets),
         "answers": targets.numel(),
         "accuracy": float(right.mean()),
-        "cross_entropy": float(binary_cross_entropy(output.float(), targets.float())),
+        "cross_entropy": float(-chosen.mean()),
         "exact_match": float(right.all(1).double().mean()),
-        "macro_f1": _json(macro_f1.value(macro_f1.sums(said, targets))),
+        "macro_f1": _json(macro_f1.value(macro_f1.sums(said, targets)[:, there])),
         "mean_average_precision": _json(float(precisions.nanmean())),
+        "without_samples": [name for name, any_of_it in zip(vocab, there.tolist(), strict=True) if not any_of_it],
         "classes": {
             name: {
                 "samples": int(targets[:, i].sum()),
@@ -175,14 +189,18 @@ def _told(result: dict[str, Any]) -> Iterator[str]:
         yield from _numbers_told(result)
         yield f"{_numbers_in_words(result)} over {result['samples']} pictures{views}"
         return
-    width = max(map(len, result["classes"]))
+    width = max(len(plain(name)) for name in result["classes"])
     for name, row in sorted(result["classes"].items(), key=lambda item: item[1]["accuracy"]):
         if "answers" in result:
             precision = _share(row["average_precision"])
             tail = f"of {result['samples']} answers, of which {row['samples']} are yes; average precision {precision}"
         else:
             tail = f"{round(row['accuracy'] * row['samples'])} of {row['samples']}"
-        yield f"  {name.ljust(width)}  {row['accuracy']:7.2%}  {tail}"
+        yield f"  {plain(name).ljust(width)}  {row['accuracy']:7.2%}  {tail}"
+    if absent := result["without_samples"]:
+        few = ", ".join(map(plain, absent[:_FEW])) + (", ..." if len(absent) > _FEW else "")
+        classes, verb = ("class has", "is") if len(absent) == 1 else ("classes have", "are")
+        yield f"{len(absent)} {classes} no samples and {verb} left out of the means over classes ({few})"
     if "answers" in result:
         yield (
             f"exact match {result['exact_match']:.2%}, macro F1 {_share(result['macro_f1'])}, "

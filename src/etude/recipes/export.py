@@ -30,7 +30,7 @@ def export(
     Args:
         run: the folder of a run, checkpoint or saved model.
         to: "bundle", for etude's own picture models; "torch-export" or "onnx", for any.
-        out: a new or empty folder; None takes the run's name and the form, in the current folder.
+        out: a new or empty folder, in one that exists; None takes the run's name and the form, in the current folder.
         data_license: of the data; None knows those of the known data sets.
         test_pictures: how many held-out pictures go into a bundle to test it with, where the run's data is at hand.
         output: whether to print, and how.
@@ -55,7 +55,12 @@ def export(
     done = etude.export(run, folder, to=to, pictures=pictures, data_license=data_license)
     say(f"{done.folder}: the outputs are those of the run, within {done.difference:.1e}")
     if done.pictures:
-        say(f"{len(done.pictures)} held-out pictures are in it as test pictures; --test-pictures 0 leaves them out")
+        held = "1 held-out picture is in it as a test picture; --test-pictures 0 leaves it out"
+        if len(done.pictures) > 1:
+            held = (
+                f"{len(done.pictures)} held-out pictures are in it as test pictures; --test-pictures 0 leaves them out"
+            )
+        say(held)
     elif to == "bundle" and test_pictures:
         say("the run's data is not at hand, so it is tested with random pixels alone")
     say(f"license of the data: {done.license}")

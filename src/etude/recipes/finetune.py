@@ -76,24 +76,26 @@ def training(
         ConfigError: no body is named, or two are.
     """
     refuse_changed(train, ("progressive",), "each phase would begin with small pictures again")
+    if not tuning.freeze_epochs and not tuning.gradual:
+        refuse_changed(tuning, ("norm",), "with --freeze-epochs 0 nothing is frozen")
     return Training(
         name="finetune",
         data=data,
-        model=body_of(source, model),
+        model=body_of(source, model, data.data),
         train=train,
         tuning=tuning,
         groups="thirds" if tuning.gradual else "body and head",
     )
 
 
-def body_of(source: str | None, model: ModelOptions) -> ModelOptions:
-    """The model whose body comes from a source."""
+def body_of(source: str | None, model: ModelOptions, data: str | None = None) -> ModelOptions:
+    """The model whose body comes from a source; without one, `ConfigError` says where bodies for the data can be had."""
     from etude.errors import ConfigError
 
     if source is None:
         if model.pretrained is not None:
             return model
-        raise ConfigError(_where_to_get_one())
+        raise ConfigError(_where_to_get_one(data))
     if model.pretrained is not None:
         raise ConfigError(f"two bodies are named, --from {source} and --pretrained {model.pretrained}; name one")
     if Path(source).suffix == ".safetensors" or Path(source).is_file():
@@ -110,9 +112,9 @@ def body_of(source: str | None, model: ModelOptions) -> ModelOptions:
     return replace(model, arch=source)
 
 
-def _where_to_get_one() -> str:
+def _where_to_get_one(data: str | None) -> str:
     """What there is to start from, and what each costs."""
-    here = [f"  --from {folder}{told}" for folder, told in _own_runs(Path("runs"))]
+    here = [f"  --from {folder}{told}" for folder, told in _own_runs(Path("runs"), data)]
     found = ["finished runs of yours:", *here, "or:"] if here else []
     lines = [
         "say which trained body to start from, with --from:",
@@ -126,16 +128,18 @@ def _where_to_get_one() -> str:
     return "\n".join(lines)
 
 
-def _own_runs(folder: Path) -> list[tuple[Path, str]]:
-    """Finished runs of pictures in a folder, the newest first, each with its accuracy in words."""
+def _own_runs(folder: Path, data: str | None) -> list[tuple[Path, str]]:
+    """Finished runs on other pictures, those with the most pictures first, each with its accuracy in words."""
     found = []
-    for path in sorted(folder.glob("*/result.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+    for path in folder.glob("*/result.json"):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
             config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
-            accuracy = float(result["valid_accuracy"])
-            if config["training"]["kind"] != "digits" and (path.parent / "model.safetensors").exists():
-                found.append((path.parent, f"   ({config['training']['name']}, {accuracy:.1%} right)"))
+            accuracy, pictures = float(result["valid_accuracy"]), int(config["data"]["train"])
+            same = data is not None and Path(config["options"]["data"]).resolve() == Path(data).resolve()
+            if config["training"]["kind"] != "digits" and not same and (path.parent / "model.safetensors").exists():
+                words = f"   ({config['training']['name']} on {pictures:,} pictures, {accuracy:.1%} right)"
+                found.append((pictures, path.parent, words))
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return found[:_SHOWN]
+    return [(path, words) for _, path, words in sorted(found, reverse=True)[:_SHOWN]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from etude.recipes.options import (
     ModelOptions,
     OutputOptions,
     TrainOptions,
+    TuningOptions,
     check_picture,
     in_flags,
     refuse_changed,
@@ -19,6 +22,7 @@ from etude.recipes.options import (
 
 if TYPE_CHECKING:
     from etude.recipes.training import Training
+    from etude.training.learner import Learner
     from etude.types import Json
 
 
@@ -61,7 +65,8 @@ def lr_find(
         "model; no run is kept"
     )
     learner = training.learner(quiet=output.quiet)
-    curve = find_lr(learner, low=finder.low, high=finder.high, num_steps=finder.num_steps)
+    with _as_it_begins(training, learner):
+        curve = find_lr(learner, low=finder.low, high=finder.high, num_steps=finder.num_steps)
     say(curve.stopped)
     if picture := finder.out if len(curve.lrs) > 1 else None:
         curve.draw(picture)
@@ -86,6 +91,22 @@ def lr_find(
     }
 
 
+@contextmanager
+def _as_it_begins(training: Training, learner: Learner) -> Iterator[None]:
+    """Inside, the learner is as in its first phase: `--lr` of a fine-tuning is the rate of the head alone."""
+    from etude.training.transfer import in_phase
+
+    phases = training.all_phases()
+    before = learner.callbacks
+    with ExitStack() as stack:
+        if phases:
+            learner.callbacks = (*before, *stack.enter_context(in_phase(learner, phases[0])))
+        try:
+            yield
+        finally:
+            learner.callbacks = before
+
+
 def _check(training: Training, finder: FinderOptions) -> None:
     """Refuse what cannot be done before pictures are read."""
     from etude.errors import ConfigError
@@ -93,6 +114,8 @@ def _check(training: Training, finder: FinderOptions) -> None:
 
     check_picture(finder.out)
     refuse_changed(training.train, ("lr",), "every learning rate from --low to --high is tried")
+    if training.tuning is not None and not training.tuning.freeze_epochs:
+        raise ConfigError("--freeze-epochs 0: it is the rate of the head alone that is looked for; leave it out")
     try:
         check_rates(finder.low, finder.high, finder.num_steps)
     except ConfigError as error:
@@ -103,18 +126,21 @@ def _check(training: Training, finder: FinderOptions) -> None:
 def command_of(training: Training, lr: float) -> str:
     """The command that trains this with a learning rate: every flag that is not at its default."""
     words = ["etude", training.name]
-    given: tuple[DataOptions | ModelOptions | TrainOptions, ...] = (training.train,)
+    given: tuple[DataOptions | ModelOptions | TrainOptions | TuningOptions, ...] = (training.train,)
+    takes_path = training.name in ("train", "finetune")
+    body = "arch" if training.model.pretrained is None else "pretrained"
     if training.kind != "digits":
-        given = (training.data, training.model, training.train)
-        if training.name == "train" and training.data.data is not None:
+        given = (training.data, training.model, training.train, *([training.tuning] if training.tuning else []))
+        if takes_path and training.data.data is not None:
             words.append(training.data.data)
     for options in given:
         usual = type(options)()
         for field in fields(options):
             value = getattr(options, field.name)
-            at_its_place = field.name == "lr" or (field.name == "data" and training.name == "train")
+            at_its_place = field.name == "lr" or (field.name == "data" and takes_path)
+            flag = "from" if training.name == "finetune" and field.name == body else field.name
             if not at_its_place and value != getattr(usual, field.name):
-                words += [f"--{field.name.replace('_', '-')}", *([] if value is True else [f"{value}"])]
+                words += [f"--{flag.replace('_', '-')}", *([] if value is True else [f"{value}"])]
     return shlex.join([*words, "--lr", f"{lr:.1e}"])
 
 

@@ -248,9 +248,11 @@ def refuse_changed(options: DataOptions | TrainOptions | TuningOptions, names: t
 def check_picture(out: str) -> None:
     """Refuse an --out that no picture can be written to, before the work for it is done; raises `ConfigError`."""
     from etude.errors import ConfigError
+    from etude.output import file_to_write
 
     if Path(out).suffix.lower() != ".png" or not Path(out).absolute().parent.is_dir():
         raise ConfigError(f"--out must be a .png file in a folder that exists, got {out}")
+    file_to_write(out, "--out")
 
 
 def pictures_of(path: str | None, data: DataOptions) -> DataOptions:

@@ -37,5 +37,5 @@ def draw(curves: Mapping[str, Sequence[Sequence[float]]], frozen: Mapping[str, i
     left.set_xticks(range(1, max(len(seeds[0]) for seeds in curves.values()) + 1))
     right.set_yticks(range(len(curves)), list(curves))
     right.set_ylim(len(curves) - 0.5, -0.7)
-    right.set(xlabel="validation accuracy at the end, %: a dot for each seed, a line at their mean")
+    right.set(xlabel="at the end, %: a dot for each seed, a line at their mean")
     save_figure(figure, path)

@@ -34,6 +34,8 @@ BASE: Final = "all trainable"
 """What the others are compared with."""
 SCRATCH: Final = "from scratch"
 _LEVEL: Final = 0.95
+_OF_NETWORK: Final = ("stem_stride", "blur_pool", "activation")
+"""Options that body and training from scratch must share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +102,15 @@ def pets_study(
     Returns:
         `{"run", "rows": [{"variant", "accuracies", "mean", "sd", "frozen", ...}], "pairs": [...], "smallest_p"}`
     """
+    from etude.errors import ConfigError
     from etude.recipes.finetune import body_of
 
+    refuse_changed(data, ("target", "several"), "the study compares how many of one class each are right")
+    if train.freeze_epochs < 1:
+        raise ConfigError(f"--freeze-epochs must be at least 1 in the study, got {train.freeze_epochs}")
     refuse_changed(train, ("progressive",), "each phase would begin with small pictures again")
     body = body_of(source, model)
+    network = network_of(body)
     plain = TrainOptions(**{name: getattr(train, name) for name in TrainOptions.__dataclass_fields__})
     check(data, plain)
     parts, titles = {}, {}
@@ -114,7 +121,7 @@ def pets_study(
             parts[part] = Training(
                 name=title.replace(",", "").replace(" ", "-"),
                 data=data,
-                model=network_of(body) if row.scratch else body,
+                model=network if row.scratch else body,
                 train=replace(plain, seed=seed, seeds=1),
                 phases=row.phases,
                 groups=row.groups,
@@ -132,14 +139,20 @@ def network_of(body: ModelOptions) -> ModelOptions:
     """
     from etude.errors import ConfigError
     from etude.training import saving
+    from etude.vision.cnn import LESSON_WIDTHS
 
     if body.arch.startswith("timm:"):
         raise ConfigError(f"the study trains {body.arch} from scratch too, which is not offered; take a run of etude")
     if body.pretrained is not None:
         return replace(body, pretrained=None)
     config = saving.read(body.arch).description["model"]
-    names = ("arch", "stem_stride", "blur_pool", "activation")
-    return ModelOptions(**{name: config[name] for name in names if name in config})
+    asked = {name: value for name in _OF_NETWORK if (value := getattr(body, name)) != getattr(ModelOptions(), name)}
+    known = {"arch", "num_classes", "channels", "concat_pool", *_OF_NETWORK}
+    if config.get("arch") == "lesson_cnn" and tuple(config["widths"]) == LESSON_WIDTHS:
+        known.add("widths")
+    if other := sorted(set(config) - known):
+        raise ConfigError(f"the body of {body.arch} has {other} of its own, which a training from scratch cannot have")
+    return ModelOptions(arch=config["arch"], **{name: config[name] for name in _OF_NETWORK if name in config} | asked)
 
 
 def conclude(

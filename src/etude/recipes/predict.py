@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from etude.output import plain
 from etude.recipes.options import OnBadData, OutputOptions
 from etude.recipes.predicted import Format, Row, counting, format_of, lines_in, opened
 from etude.recipes.tta import Tta as Tta
@@ -87,7 +88,7 @@ def predict(
         if not seen.predicted + seen.num_skipped:
             raise ConfigError("no picture was named on standard input; give one name a line")
     if out is not None and shown:
-        print(f"{seen.predicted} predictions in {out}")
+        print(f"{seen.predicted} predictions in {plain(out)}")
     return {"run": run, "tta": tta, "format": form, "out": out, **seen.result()}
 
 
@@ -111,7 +112,7 @@ class _Seen:
                 if self._rows is not None:
                     self._rows.append(row)
                 continue
-            print(f"skipped: {row['error']}", file=sys.stderr, flush=True)
+            print(f"skipped: {plain(row['error'])}", file=sys.stderr, flush=True)
             self.num_skipped += 1
             if self._rows is not None or self.num_skipped <= _MOST_SKIPPED:
                 self._skipped.append({"file": row["file"], "reason": row["error"]})
@@ -188,7 +189,7 @@ def _each(files: Sequence[str]) -> Iterator[Path | _Empty]:
             passed = {suffix: num for suffix, num in other_files(Path(name)).items() if suffix in UNREAD_SUFFIXES}
             if passed:
                 told = ", ".join(f"{num} {suffix}" for suffix, num in sorted(passed.items()))
-                print(f"note: {name} also holds pictures of kinds that are not read ({told})", file=sys.stderr)
+                print(f"note: {plain(name)} also holds pictures of kinds that are not read ({told})", file=sys.stderr)
         else:
             yield Path(name)
 

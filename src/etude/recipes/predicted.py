@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import sys
@@ -31,18 +29,22 @@ def format_of(form: Format | None, out: str | None, *, as_json: bool, quiet: boo
         ConfigError: rows would go where something else was promised, or the file cannot be written.
     """
     from etude.errors import ConfigError
+    from etude.output import file_to_write
 
     if form is None:
         form = "table" if out is None else _BY_SUFFIX.get(Path(out).suffix.lower(), "table")
-    if out is not None and (Path(out).is_dir() or not Path(out).absolute().parent.is_dir()):
-        raise ConfigError(f"--out must be a file in a folder that exists, got {out}")
+    if out is not None:
+        file_to_write(out, "--out")
     if form != "table" and out is None and as_json:
         raise ConfigError(
             f"--format {form} prints a row for each picture, and --json one object for all of them; take one of the "
             "two, or write the rows to a file: --out FILE"
         )
-    if form != "table" and out is None and quiet:
-        raise ConfigError(f"--quiet prints nothing, so the rows of --format {form} would go nowhere; name --out FILE")
+    if out is None and quiet and not as_json:
+        instead = " or take --json" if form == "table" else ""
+        raise ConfigError(
+            f"--quiet prints nothing, so the rows of --format {form} would go nowhere; name --out FILE{instead}"
+        )
     return form
 
 
@@ -57,7 +59,10 @@ def opened(out: str | None, *, shown: bool) -> Iterator[Callable[[Sequence[str]]
     if out is None:
         yield _printed if shown else lambda lines: None
         return
-    part = Path(out).with_name(Path(out).name + ".part")
+    from etude.output import file_to_write
+
+    place = file_to_write(out, "--out")
+    part = place.with_name(place.name + ".part")
     count = 0
     with part.open("w", encoding="utf-8", newline="", errors="surrogateescape") as file:
 
@@ -73,7 +78,7 @@ def opened(out: str | None, *, shown: bool) -> Iterator[Callable[[Sequence[str]]
             print(f"stopped: {count} lines are in {part}", file=sys.stderr, flush=True)
             raise
         os.fsync(file.fileno())
-    part.replace(out)
+    part.replace(place)
 
 
 def _printed(lines: Sequence[str]) -> None:
@@ -105,18 +110,11 @@ class Csv:
 
     def of(self, rows: Sequence[Row]) -> list[str]:
         """A batch of rows."""
-        from etude.training.predictions import csv_cells
+        from etude.training.predictions import csv_cells, csv_line
 
-        lines = [] if self._begun else [_joined(self._head)]
+        lines = [] if self._begun else [csv_line(self._head)]
         self._begun = True
-        return lines + [_joined(csv_cells(row, self._head)) for row in rows]
-
-
-def _joined(cells: Sequence[str]) -> str:
-    """A line of csv; a line break within a cell stays in its double quotes."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(cells)
-    return text.getvalue()
+        return lines + [csv_line(csv_cells(row, self._head)) for row in rows]
 
 
 class Table:
@@ -127,7 +125,9 @@ class Table:
 
     def of(self, rows: Sequence[Row]) -> list[str]:
         """A batch of rows."""
-        table = [[row["file"], *_cells(row)] for row in rows if "error" not in row]
+        from etude.output import plain
+
+        table = [list(map(plain, [row["file"], *_cells(row)])) for row in rows if "error" not in row]
         widths = [max(map(len, column)) for column in zip_longest(*table, fillvalue="")]
         self._widths = [max(pair) for pair in zip_longest(widths, self._widths, fillvalue=0)]
         return ["  ".join(map(str.ljust, cells, self._widths)).rstrip() for cells in table]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from etude.recipes.options import OnBadData, OutputOptions, teller
 from etude.recipes.runs import defaults_of, open_run
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from etude.training.interpret import Interpretation
     from etude.training.learner import Learner
     from etude.types import Json
+
+
+_OWN: Final = "report.html"
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ def report(
     Args:
         run: the run's folder, or its name in runs/.
         data: other labeled pictures: a folder, an archive, or a known data set; what cannot be opened raises.
-        out: the file to write; None is report.html in the run's folder.
+        out: the file to write; None is report.html in the run's folder, or report-DATA.html for data that is not the
+            run's own.
         valid_pct: as in `evaluate`.
         split_seed: as in `evaluate`.
         label: as in `evaluate`.
@@ -68,16 +73,18 @@ def report(
 
     Returns:
         `{"run", "out", "data", "samples", "accuracy", "interval", "calibration_error", "temperature", "missing"}`;
-        null what is not known, and in "missing" why.
+        null what is not known, and in "missing" why; the temperature also where none is best, as where all are right.
     """
     from etude.errors import EtudeError
     from etude.training.device import pick_device
 
     record = open_run(run)
     pick_device(device)
-    place = Path(out) if out is not None else record.folder / "report.html"
-    _refuse(record, place)
     say, asked = teller(output), _Asked(data, valid_pct, split_seed, label, several, on_bad_data, output.quiet)
+    place = Path(out) if out is not None else record.folder / _name(record, data)
+    _refuse(record, place)
+    if out is None and place.name != _OWN:
+        say(f"these are not the run's own pictures, so the report goes to {place}; --out names another file")
     missing: list[str] = []
     found: Interpretation | None = None
     sections: list[tuple[str, Markup]] = []
@@ -95,15 +102,25 @@ def report(
     return {"run": run, "out": str(place), **_numbers(found), "missing": [*missing]}
 
 
+def _name(record: RunRecord, data: str | None) -> str:
+    """What the report is called unless said: that of other data takes no place from that of the run's own."""
+    if data is None or Trained.of(str(record.folder)).is_on(data):
+        return _OWN
+    name = re.sub(r"[^\w.-]+", "_", Path(data).expanduser().resolve().name).strip("._")
+    return f"report-{name[:80] or 'data'}.html"
+
+
 def _refuse(record: RunRecord, place: Path) -> None:
     """Refuse what cannot be reported on before the work is done."""
     from etude.errors import ConfigError
+    from etude.output import file_to_write
 
     if record.planned is not None:
         parts = ", ".join(str(part.folder) for part in record.parts[:3]) or "none was begun"
         raise ConfigError(f"{record.folder} holds several runs; make a report of one of them: {parts}")
     if place.suffix.lower() not in (".html", ".htm") or not place.absolute().parent.is_dir():
         raise ConfigError(f"--out must be a .html file in a folder that exists, got {place}")
+    file_to_write(place, "--out")
 
 
 @dataclass(frozen=True)
@@ -124,6 +141,7 @@ def _seen(record: RunRecord, asked: _Asked, device: str, say: Callable[[str], No
         EtudeError: there is no model, or no data.
     """
     import etude
+    from etude.runs.text import many
 
     folder, notes = _model_of(record)
     learner = etude.load(folder, device=device)
@@ -133,7 +151,7 @@ def _seen(record: RunRecord, asked: _Asked, device: str, say: Callable[[str], No
     else:
         loader, names, more = _pictures(record, learner, asked)
         notes += more
-    say(f"looking at what {folder} makes of {len(loader)} batches of samples")
+    say(f"looking at what {folder} makes of {many(len(loader), 'batch')} of samples")
     with _progress(loader, quiet=asked.quiet) as watched:
         found = etude.Interpretation.of(learner, watched)
     return _Seen(learner, loader, found, names, notes)
@@ -163,6 +181,7 @@ def _pictures(record: RunRecord, learner: Learner, asked: _Asked) -> tuple[Loade
     """Labeled pictures for the model, seen as its own validation pictures were."""
     from etude.errors import DataError
     from etude.recipes.labeled import labeled_pictures
+    from etude.runs.text import many
 
     trained = Trained.of(str(record.folder))
     source = asked.data
@@ -182,12 +201,13 @@ def _pictures(record: RunRecord, learner: Learner, asked: _Asked) -> tuple[Loade
         on_bad_data=asked.on_bad_data,
         quiet=asked.quiet,
     )
-    notes = [f"Measured on {len(loader.names)} pictures of {source} ({found.description})."]
+    notes = [f"Measured on {many(len(loader.names), 'picture')} of {source} ({found.description})."]
     trained_on = trained.trained_on(found, source, quiet=True)
     if trained_on:
-        notes.append(f"{trained_on} of these pictures were trained on; new ones will do worse.")
+        were = "was" if trained_on == 1 else "were"
+        notes.append(f"{trained_on} of these pictures {were} trained on; new ones will do worse.")
     if found.skipped:
-        notes.append(f"{len(found.skipped)} pictures could not be read and are left out.")
+        notes.append(f"{many(len(found.skipped), 'picture')} could not be read, and left out.")
     names = loader.names
     return loader, lambda position: names[position], notes
 
@@ -284,7 +304,7 @@ def _write(
     from etude.runs import page
     from etude.runs.findings import sentences
     from etude.runs.story import again, story, told_result
-    from etude.training.durable import write_text
+    from etude.training.durable import replace_text
 
     head = [page.block(sentences(found) if found is not None else [page.paragraph(told_result(record))], "verdict")]
     if missing:
@@ -295,9 +315,7 @@ def _write(
     content = [own[0], *sections, *own[1:], ("Make it again", again(record, made_by))]
     recipe = f": {record.recipe}" if record.recipe and record.recipe not in record.name else ""
     title = f"{record.name}{recipe}" + (f" on {record.data}" if record.data else "")
-    temporary = place.with_name(place.name + ".part")
-    write_text(page.page(title, content, head=page.join(head)), temporary)
-    temporary.replace(place)
+    replace_text(page.page(title, content, head=page.join(head)), place)
 
 
 def _numbers(found: Interpretation | None) -> dict[str, Json]:
@@ -309,7 +327,7 @@ def _numbers(found: Interpretation | None) -> dict[str, Json]:
         "accuracy": found.accuracy,
         "interval": list(found.interval),
         "calibration_error": found.calibration.before.ece,
-        "temperature": found.calibration.temperature,
+        "temperature": found.calibration.temperature if found.calibration.found else None,
     }
 
 

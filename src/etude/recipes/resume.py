@@ -114,13 +114,14 @@ def _go_on(
     if checkpoint.checkpoints(folder / checkpoint.FOLDER):
         start = checkpoint.read_newest(folder, say=say)
         _refuse_at_its_end(folder, start, training, changes)
-    say(_where(folder, start))
+    say(_where(folder, start, training))
     learner = training.learner(quiet=output.quiet)
     asked = [f"--change {name}={value}" for name, value in changes.items()]
-    told = "; ".join([_where(folder, start), *asked, *different]) if start else ""
+    told = "; ".join([_where(folder, start, training), *asked, *different]) if start else ""
     # what was changed before stays so, also when no checkpoint has been written since
+    about = {"epochs": training.num_epochs, "body": config.get("body")}
     changed = {of for name in changes if (of := CHANGES[name])} | set(config.get("changed", ()))
-    keep = KeepRun(folder, config["options"] | changes, training.record(), resumed=told, changed=changed)
+    keep = KeepRun(folder, config["options"] | changes, training.record(), resumed=told, changed=changed, about=about)
     return fit_and_finish(training, run, learner, keep, start, changed if start else ())
 
 
@@ -134,13 +135,11 @@ def _refuse_at_its_end(folder: Path, start: Snapshot, training: Training, change
         )
 
 
-def _where(folder: Path, start: Snapshot | None) -> str:
+def _where(folder: Path, start: Snapshot | None, training: Training) -> str:
     if start is None:
         return f"{folder} was stopped before its first checkpoint; it begins again"
     progress = start.progress
-    return (
-        f"from the checkpoint of step {progress['step']}, after {progress['epoch']} of {progress['num_epochs']} epochs"
-    )
+    return f"from the checkpoint of step {progress['step']}, after {progress['epoch']} of {training.num_epochs} epochs"
 
 
 def _environment(folder: Path) -> dict[str, Any]:
@@ -187,10 +186,11 @@ def _training(config: dict[str, Any], changes: dict[str, Any], cwd: Path, folder
 def _found_again(model: ModelOptions, cwd: Path, folder: Path) -> ModelOptions:
     """The model's options with their paths as they were meant; of a body that is gone, a checkpoint has its network."""
     from etude.training import checkpoint
+    from etude.vision.models import ARCHITECTURES, TIMM
 
     arch, body = _from(cwd, model.arch), _from(cwd, model.pretrained)
     kept = checkpoint.checkpoints(folder / checkpoint.FOLDER)
-    is_path = "/" in model.arch and not model.arch.startswith("timm:")
+    is_path = model.arch not in ARCHITECTURES and not model.arch.startswith(TIMM)
     gone = (body is not None and not Path(body).exists()) or (is_path and not Path(str(arch)).exists())
     if gone and kept:
         # its weights come from the checkpoint as well, so nothing of the body is needed any more

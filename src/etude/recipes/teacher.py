@@ -26,6 +26,8 @@ def check_teacher(train: TrainOptions) -> None:
         return
     if not 0 < train.distill_weight <= 1:
         raise ConfigError(f"--distill-weight must be a share above 0 and up to 1, got {train.distill_weight}")
+    if train.distill_weight == 1:
+        refuse_changed(train, ("focal", "class_weights"), "--distill-weight 1 leaves the labels no say")
     if not 0.01 <= train.temperature <= 1000:
         raise ConfigError(f"--temperature must be a number from 0.01 to 1000, such as 4, got {train.temperature}")
     try:

@@ -65,7 +65,8 @@ def train_once(training: Training, run: RunOptions) -> dict[str, Json]:
     with running(folder):
         # enough to begin again, whenever this process may die
         write_json(folder / "config.json", {"options": options, "training": training.record()})
-        return fit_and_finish(training, run, learner, KeepRun(folder, options, training.record()))
+        keep = KeepRun(folder, options, training.record(), about=training.about())
+        return fit_and_finish(training, run, learner, keep)
 
 
 def fit_and_finish(

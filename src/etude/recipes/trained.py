@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,8 @@ from etude.runs.files import mapping, read_object, text
 
 if TYPE_CHECKING:
     from etude.data.block import Samples
+    from etude.data.loaders import DataLoaders
+    from etude.recipes.options import DataOptions, ModelOptions
     from etude.vision.samples import PictureSet
 
 _FEW = 3
@@ -23,6 +27,7 @@ class Trained:
         self._options = mapping(config.get("options"))
         self._data = mapping(config.get("data"))
         self._training: dict[str, Any] | None = config.get("training")
+        self._body = mapping(config.get("body"))
 
     @classmethod
     def of(cls, run: str) -> Trained:
@@ -85,25 +90,39 @@ class Trained:
 
     def trained_on(self, found: PictureSet, data: str, *, quiet: bool) -> int | None:
         """How many pictures were trained on, which it says; None where the data no longer gives what it gave."""
+        both = self.among([found.store.names[row] for row in found.valid[0].tolist()], found.root, data)
+        if both and not quiet:
+            told = f"{len(both)} of these pictures were trained on: {_named(both)}; new ones will do worse"
+            print(f"  note: {told}", flush=True)
+        return None if both is None else len(both)
+
+    def among(self, names: Sequence[str], root: Path, data: str) -> list[str] | None:
+        """Which pictures were trained on, by their paths below a root; None where the data gives other ones now.
+
+        Args:
+            names: of the pictures.
+            root: the folder that `data` lies in.
+            data: what it is called.
+        """
         from etude.errors import EtudeError
 
         if self._options.get("data") is None:
-            return 0
-        place = _place(found.root)
+            return []
+        place = _place(root)
         # an archive lies in the cache by now
         own = place if self.is_on(data) else _place(self._options["data"])
         if not own.is_dir() or not (own.is_relative_to(place) or place.is_relative_to(own)):
-            return 0
+            return []
         try:
             train = self._files(own)
         except EtudeError:
             return None
-        names = [found.store.names[row] for row in found.valid[0].tolist()]
-        both = sorted(name for name in names if place / name in train)
-        if both and not quiet:
-            named = ", ".join(both[:_FEW]) + (", ..." if len(both) > _FEW else "")
-            print(f"  note: {len(both)} of these pictures were trained on: {named}; new ones will do worse", flush=True)
-        return len(both)
+        return sorted(name for name in names if place / name in train)
+
+    @property
+    def body(self) -> str | None:
+        """The run that its body came from, if it came from one."""
+        return text(self._body.get("from")) or None
 
     def _files(self, root: Path) -> set[Path]:
         """The files of the training."""
@@ -124,6 +143,50 @@ class Trained:
             numbers=self._options.get("target") == "number",
         )
         return block.samples(root)
+
+
+def with_leaks_told(loaders: DataLoaders, model: ModelOptions, data: DataOptions, *, quiet: bool) -> DataLoaders:
+    """The same pictures, with an incident where the body was trained on some that are held out here."""
+    from etude.data.store import Incident
+    from etude.vision.finding import folder_of
+    from etude.vision.pictures import PictureLoader
+
+    source = model.pretrained or model.arch
+    if data.data is None or not Path(source).is_dir() or not isinstance(loaders.valid, PictureLoader):
+        return loaders
+    names = loaders.valid.names
+    seen = seen_by_body(source, names, folder_of(data.data, progress=False), data.data)
+    if not seen:
+        return loaders
+    told = told_of(seen, len(names))
+    if not quiet:
+        print(f"  note: {told}", flush=True)
+    return replace(loaders, incidents=(*loaders.incidents, Incident(source, "leak", told)))
+
+
+def seen_by_body(body: str, names: Sequence[str], root: Path, data: str) -> list[str]:
+    """Which pictures a body was trained on, or the body that it came from, as far back as the runs are there."""
+    seen: set[str] = set()
+    known: set[Path] = set()
+    run: str | None = body
+    while run is not None and Path(run).exists() and _place(run) not in known:
+        known.add(_place(run))
+        trained = Trained.of(run)
+        seen.update(trained.among(names, root, data) or ())
+        run = trained.body
+    return sorted(seen)
+
+
+def told_of(seen: Sequence[str], total: int) -> str:
+    """What a body has seen of held-out pictures, in words."""
+    return (
+        f"{len(seen)} of the {total} held-out pictures were trained on by the body ({_named(seen)}), so the accuracy "
+        "will look better than it is; hold out what its training held out: the same --valid-pct and --split-seed"
+    )
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
 
 
 def _place(data: str | Path) -> Path:

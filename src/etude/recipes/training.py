@@ -20,6 +20,7 @@ from etude.recipes.options import (
     refuse_changed,
 )
 from etude.recipes.teacher import check_student, check_teacher, step_of
+from etude.recipes.trained import with_leaks_told
 from etude.training.tuning import TuningPhase, total_epochs, tuning_phases
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Training:
             torch.manual_seed(self.train.seed)
             made = digits_learner(self.train, quiet=quiet)
         else:
-            loaders = self.loaders(quiet=quiet)
+            loaders = with_leaks_told(self.loaders(quiet=quiet), self.model, self.data, quiet=quiet)
             torch.manual_seed(self.train.seed)
             made = _picture_learner(loaders, self.model, self.train, _groups_of(self.groups), quiet=quiet)
         check_student(made)
@@ -150,6 +151,15 @@ class Training:
     def num_epochs(self) -> int:
         """Of all its phases together."""
         return total_epochs(self.all_phases(), self.train.epochs) or self.train.epochs
+
+    def about(self) -> dict[str, Json]:
+        """What a run's record says of it beside its options: all its epochs, and which weights its body had."""
+        from etude.training import saving
+
+        source, body = self.model.pretrained or self.model.arch, None
+        if Path(source).exists() and self.kind != "digits":
+            body = {"from": str(Path(source).absolute()), "weights_sha256": saving.digest_of_weights(source)}
+        return {"epochs": self.num_epochs, "body": body}
 
     def fit(
         self,

@@ -170,6 +170,10 @@ def _top_losses(found: Interpretation, pictures: Pictures | None, num: int = 12)
         "labels": "The samples whose true answers the model gives the least probability, over all classes.",
         "numbers": "The samples that the model is most off for.",
     }[found.kind]
+    if _several_numbers(found):
+        words += (
+            " Each number's error is divided by the standard deviation of its true values, so that units do not count."
+        )
     if pictures is None:
         rows = [(one.position, one.true, one.predicted, f"{one.loss:.3g}") for one in top]
         listed = page.table(("sample", "is", "says", "loss"), rows, ">  >")
@@ -189,11 +193,21 @@ def _tile(found: Interpretation, pictures: Pictures, one: TopLoss, images: Seque
     lines = [
         (f"is {one.true}", "true"),
         (f"says {one.predicted}", "said" if one.predicted != one.true else "true"),
-        (f"{'squared error' if found.kind == 'numbers' else 'loss'} {one.loss:.3g}{sure}", ""),
+        (f"{_loss(found, one)}{sure}", ""),
         (name, "name"),
     ]
     shown = list(zip(images, (name, f"Grad-CAM of {name}"), strict=False))
     return page.tile(shown, lines, small=pictures.side < _PIXELATED)
+
+
+def _loss(found: Interpretation, one: TopLoss) -> str:
+    if _several_numbers(found):
+        return f"off by {math.sqrt(one.loss):.3g} deviations (root mean square)"
+    return f"{'squared error' if found.kind == 'numbers' else 'loss'} {one.loss:.3g}"
+
+
+def _several_numbers(found: Interpretation) -> bool:
+    return found.kind == "numbers" and len(found.number_names) > 1
 
 
 def layers(statistics: ActivationStatistics) -> Markup:

@@ -17,9 +17,9 @@ Markup = NewType("Markup", str)
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --ground: #fbfbfa; --card: #fff; --ink: #1c1e21; --quiet: #646a73; --line: #e3e4e6;
-  --mark: #2f62a8; --bad: #b8432a; --good: #2f7d4a; }
+  --mark: #2f62a8; --bad: #b8432a; --good: #2f7d4a; --shade: #0003; }
 @media (prefers-color-scheme: dark) { :root { --ground: #15171a; --card: #1d2024; --ink: #e4e6e9; --quiet: #9aa1ab;
-  --line: #32363c; --mark: #8db4ec; --bad: #f0937a; --good: #82c99a; } }
+  --line: #32363c; --mark: #8db4ec; --bad: #f0937a; --good: #82c99a; --shade: #fff3; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
   -webkit-text-size-adjust: 100%; }
@@ -35,11 +35,22 @@ nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: 1rem 0; font-siz
   border-radius: 6px; padding: .5rem 1rem; }
 .verdict p:first-child { font-size: 1.15rem; font-weight: 600; }
 .warn { border-left: 4px solid var(--bad); padding: .1rem .9rem; background: var(--card); border-radius: 6px; }
-.wide { overflow-x: auto; }
+/* an edge that more lies behind is shaded; the covers scroll away with the content, the shades stay */
+.wide { overflow-x: auto; background:
+  linear-gradient(to right, var(--ground) 40%, transparent) left / 2rem 100% no-repeat local,
+  linear-gradient(to left, var(--ground) 40%, transparent) right / 2rem 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) left / .8rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) right / .8rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { color: var(--quiet); font-weight: 500; white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
+thead th, thead th.number { white-space: normal; vertical-align: bottom; }
+th:last-child, td:last-child { padding-right: 0; }
+@media (max-width: 34rem) {
+  table { font-size: .8rem; line-height: 1.35; } th, td { padding-right: .4rem; } td { overflow-wrap: anywhere; }
+  td:first-child:not(.number) { min-width: 6em; } thead th { font-size: .72rem; }
+}
 table.facts td { overflow-wrap: anywhere; min-width: 9rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .75rem; }
 .tiles.pairs { grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); }

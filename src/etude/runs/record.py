@@ -19,10 +19,11 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 from filelock import FileLock, Timeout
@@ -135,6 +136,7 @@ class KeepRun(Callback):
         training: what a recipe needs to make the same learner again; None for one made by hand.
         resumed: what is said of a run that goes on; empty for a new one.
         changed: what of it is not as it began, by the names that `Learner.fit` takes.
+        about: what else config.json shall say, such as the epochs of all phases and where the body comes from.
     """
 
     decides_training = False
@@ -147,8 +149,9 @@ class KeepRun(Callback):
         *,
         resumed: str = "",
         changed: Collection[str] = (),
+        about: Mapping[str, Json] = MappingProxyType({}),
     ) -> None:
-        self.folder, self.options, self.training = folder, options, training
+        self.folder, self.options, self.training, self.about = folder, options, training, dict(about)
         self.resumed, self.changed = resumed, sorted(changed)
         self._record = Record()
         self._rows: list[tuple[int, dict[str, Json]]] = []
@@ -276,7 +279,11 @@ class KeepRun(Callback):
         """Go on recording."""
         self._record.load_state_dict(state["record"])
         self._rows = [(position, row) for position, row in state["rows"]]
-        self._phases = list(state.get("phases", self._phases))
+        if (phases := state.get("phases")) and phases != self._phases:
+            # those before the one that is resumed were not known when this fit began
+            self._phases = list(phases)
+            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            saving.write_json(self.folder / "config.json", {**config, "phases": list(phases)})
         self._write_anew()
 
     def _config(self, learner: Learner) -> dict[str, Json]:
@@ -305,6 +312,7 @@ class KeepRun(Callback):
             "seed": learner.seed,
             "epochs": learner.progress.num_epochs,
             "phases": list(self._phases),
+            **self.about,
             "steps_per_epoch": learner.progress.steps_per_epoch,
         }
 

@@ -14,7 +14,7 @@ from etude.runs.files import finite, mapping, text
 from etude.runs.listing import row_of, table_of
 from etude.runs.read import RunRecord
 from etude.runs.series import Series, read_series
-from etude.runs.text import columns, plain, shorten
+from etude.runs.text import columns, many, plain, shorten
 
 if TYPE_CHECKING:
     from etude.types import Json
@@ -208,7 +208,9 @@ def _machine(environment: Mapping[str, Any]) -> str:
     parts = [
         text(environment.get("cpu")) or text(environment.get("machine")),
         *(map(str, gpus) if isinstance(gpus, list) else ()),
-        f"{environment['threads']} threads of {environment.get('cpu_count')} CPUs" if "threads" in environment else "",
+        f"{_counted(environment['threads'], 'thread')} of {_counted(environment.get('cpu_count'), 'CPU')}"
+        if "threads" in environment
+        else "",
         text(environment.get("platform")),
     ]
     return ", ".join(filter(None, parts))
@@ -268,11 +270,15 @@ def _chart(run: RunRecord, series: Series) -> Iterator[str]:
         yield f"step 1 to {last}"
 
 
+def _counted(count: Any, noun: str) -> str:
+    return many(count, noun) if isinstance(count, int) else f"{plain(count)} {noun}s"
+
+
 def _incidents(run: RunRecord) -> Iterator[str]:
     incidents = run.incidents()
     if incidents:
         yield ""
-        yield f"{len(incidents)} incidents"
+        yield many(len(incidents), "incident")
     for line in incidents[:_MOST_INCIDENTS]:
         step = f" (step {line['step']})" if line.get("step") is not None else ""
         yield f"  {plain(line.get('what'))}: {shorten(plain(line.get('why')), 200)}{plain(step)}"

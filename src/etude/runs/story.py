@@ -15,6 +15,7 @@ from etude.runs.page import Markup
 from etude.runs.read import RunRecord
 from etude.runs.series import read_series
 from etude.runs.show import command_of, evenly, facts
+from etude.runs.text import many
 
 _MOST_ROWS = 40
 _MOST_INCIDENTS = 200
@@ -112,7 +113,7 @@ def _incidents(run: RunRecord) -> Markup:
     ]
     shown = page.table(("what", "why", "step"), rows[:_MOST_INCIDENTS], "  >", kind="facts")
     more = len(rows) - _MOST_INCIDENTS
-    parts = [shown if len(rows) <= 12 else page.hidden(f"{len(rows)} incidents", shown)]
+    parts = [shown if len(rows) <= 12 else page.hidden(many(len(rows), "incident"), shown)]
     if more > 0:
         parts.append(page.paragraph(f"and {more} more in {run.folder / 'incidents.jsonl'}", "quiet"))
     return page.join(parts)

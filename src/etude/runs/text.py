@@ -5,20 +5,19 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from etude.output import plain as plain
+
 RIGHT = ">"
 """How a column of numbers is aligned."""
 
 
-def plain(value: object) -> str:
-    r"""A value on one line, with what no terminal should be sent written as an escape.
+def many(count: int, noun: str) -> str:
+    """A number and what there are so many of.
 
-    >>> plain("two\nlines")
-    'two\\nlines'
+    >>> many(1, "batch"), many(2, "batch"), many(1200, "step")
+    ('1 batch', '2 batches', '1,200 steps')
     """
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith(("ch", "s")) else "s")
 
 
 def shorten(text: str, width: int) -> str:

@@ -163,7 +163,16 @@ def scale(probabilities: Float[Tensor, "sample class"], temperature: float) -> F
     >>> scale(torch.tensor([[0.9, 0.1]]), 2.0)
     tensor([[0.7500, 0.2500]])
     """
-    return (_logs(probabilities) / temperature).softmax(1).to(probabilities.dtype)
+    return (log_probabilities(probabilities) / temperature).softmax(1).to(probabilities.dtype)
+
+
+def log_probabilities(probabilities: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Logarithms in float64, never below log(1e-38) = -87.5, so that a probability of 0 costs much and not all.
+
+    >>> log_probabilities(torch.tensor([1.0, 0.0]))
+    tensor([  0.0000, -87.4982], dtype=torch.float64)
+    """
+    return probabilities.double().clamp(min=_SMALLEST).log()
 
 
 def two_classes(probabilities: Float[Tensor, "..."]) -> Float[Tensor, "answer 2"]:
@@ -197,16 +206,12 @@ def _refuse(probabilities: Tensor, targets: Tensor) -> None:
         )
 
 
-def _logs(probabilities: Tensor) -> Tensor:
-    return probabilities.double().clamp(min=_SMALLEST).log()
-
-
 def _slope(probabilities: Tensor, targets: Tensor, beta: float) -> tuple[float, float]:
     """First and second derivative of the negative log likelihood by beta = 1 / temperature: means and variances."""
     first = second = 0.0
     rows = max(_BLOCK // probabilities.shape[1], 1)
     for part, true in zip(probabilities.split(rows), targets.split(rows), strict=True):
-        scores = _logs(part)
+        scores = log_probabilities(part)
         weights = (scores * beta).softmax(1)
         mean = (weights * scores).sum(1)
         first += float((mean - scores.gather(1, true.unsqueeze(1)).squeeze(1)).sum())
@@ -241,7 +246,7 @@ def _measure(probabilities: Tensor, targets: Tensor, temperatures: Tensor, num_b
     rows = max(_BLOCK // probabilities.shape[1], 1)
     parts = (probabilities.split(rows), targets.split(rows), temperatures.split(rows))
     for part, true, temperature in zip(*parts, strict=True):
-        logs = (_logs(part) / temperature.double().unsqueeze(1)).log_softmax(1)
+        logs = (log_probabilities(part) / temperature.double().unsqueeze(1)).log_softmax(1)
         loss -= float(logs.gather(1, true.unsqueeze(1)).sum())
         confidences.append(logs.max(1).values.exp())
         # of the probabilities themselves, so that no temperature changes an answer

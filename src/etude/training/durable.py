@@ -52,12 +52,29 @@ def can_write(tensor: Tensor) -> bool:
 
 def write_text(text: str, path: Path) -> str:
     """Write a text file and bring it to the disk; returns its SHA-256."""
-    data = text.encode()
+    # the name of a file may hold bytes that are no text
+    data = text.encode("utf-8", "surrogateescape")
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     return hashlib.sha256(data).hexdigest()
+
+
+def replace_text(text: str, path: Path) -> None:
+    """Write a text file whole or not at all; a link stays one, and what it leads to is replaced.
+
+    Raises:
+        OSError: it cannot be written; it names the path that was given.
+    """
+    place = path.resolve()
+    temporary = place.with_name(place.name + ".part")
+    try:
+        write_text(text, temporary)
+        temporary.replace(place)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from etude.errors import ConfigError
 from etude.training.answers import Kind, answers
-from etude.training.calibration import Calibration, calibrate, two_classes, wilson_interval
+from etude.training.calibration import Calibration, calibrate, log_probabilities, two_classes, wilson_interval
 
 if TYPE_CHECKING:
     import os
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from etude.training.learner import Learner
     from etude.training.predict import Predictions, Views
-
-_SMALLEST = 1e-38
 
 
 class ClassScore(NamedTuple):
@@ -59,7 +57,8 @@ class TopLoss(NamedTuple):
     position: int
     """In the data, counted from 0."""
     loss: float
-    """Cross entropy; for several labels the mean binary one, for numbers the mean squared error."""
+    """Cross entropy, at most 87.5, for several labels the mean binary one; the squared error of a number; of several
+    numbers the mean squared error in standard deviations, each of its own among these targets."""
     true: str
     predicted: str
     probability: float
@@ -192,8 +191,13 @@ class Interpretation:
     def losses(self) -> Float[Tensor, "sample"]:
         """The loss of every sample, in float64; see `TopLoss`."""
         if self.kind == "numbers":
-            return ((self.output - self.targets) ** 2).flatten(1).mean(1)
-        logs = self._true_probabilities.double().clamp(min=_SMALLEST).log()
+            errors = self.errors.flatten(1)
+            if errors.shape[1] > 1:
+                # numbers of different units are compared in their deviations
+                spread = self.targets.flatten(1).std(0, correction=0)
+                errors = errors / spread.where(spread > 0, 1.0)
+            return (errors**2).mean(1)
+        logs = log_probabilities(self._true_probabilities)
         return -logs if self.kind == "classes" else -logs.mean(1)
 
     def top_losses(self, num: int = 9) -> list[TopLoss]:
@@ -218,6 +222,15 @@ class Interpretation:
 
     def _listed(self, present: Tensor) -> str:
         return "; ".join(self.names[i] for i in present.nonzero().flatten().tolist()) or "(none)"
+
+    @property
+    def number_names(self) -> tuple[str, ...]:
+        """A name for each number; "value 1" and so on where they have none, and of a single one ""."""
+        self._needs("numbers")
+        num = self.targets[0].numel()
+        if num == 1:
+            return ("",)
+        return self.names if len(self.names) == num else tuple(f"value {i + 1}" for i in range(num))
 
     def _told(self, values: Tensor) -> str:
         names = self.names if len(self.names) > 1 else [""] * values.numel()

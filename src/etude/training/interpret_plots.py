@@ -25,6 +25,8 @@ _MOST_NUMBERED: Final = 45
 _MOST_NAMED: Final = 150
 """Classes up to which the axes have names."""
 _MOST_BARS: Final = 40
+_MOST_ROWS: Final = 6
+"""Numbers that are drawn, one in each row."""
 _NAME: Final = 22
 """Letters of a class's name."""
 
@@ -143,17 +145,28 @@ def _reliability(axes: Any, one: Reliability, color: str, name: str, shift: floa
 
 
 def residuals_figure(interpretation: Interpretation) -> Any:
-    """Predicted numbers against true ones, and the errors as a histogram."""
-    true, said = interpretation.targets.flatten().numpy(), interpretation.output.flatten().numpy()
-    figure, axes = new_figure(1, 2, width=9, height=4)
+    """Predicted numbers against true ones, and the errors as a histogram: a row for each number, each in its unit."""
+    true, said = interpretation.targets.flatten(1).numpy(), interpretation.output.flatten(1).numpy()
+    names, num = interpretation.number_names, min(true.shape[1], _MOST_ROWS)
+    figure, axes = new_figure(num, 2, width=9, height=4 if num == 1 else 3.2 * num)
+    for i, row in enumerate(axes.reshape(num, 2)):
+        _residuals(row, true[:, i], said[:, i], names[i])
+    if num < true.shape[1]:
+        figure.suptitle(f"the first {num} of {true.shape[1]} numbers", fontsize=10)
+    return figure
+
+
+def _residuals(axes: Any, true: Any, said: Any, name: str) -> None:
+    of = f"{cut(name, _NAME)}: " if name else ""
     low, high = min(true.min(), said.min()), max(true.max(), said.max())
     axes[0].plot([low, high], [low, high], "--", color=QUIET, linewidth=1)
     axes[0].plot(true, said, "o", color=RIGHT, ms=4, alpha=min(max(60 / len(true), 0.08), 0.7), markeredgewidth=0)
-    axes[0].set(xlabel="what it is", ylabel="what the model says", title="predicted against true")
+    axes[0].set(xlabel="what it is", ylabel="what the model says")
+    axes[0].set_title(f"{of}predicted against true", fontsize=10 if name else None)
     axes[1].hist(said - true, bins=min(max(len(true) // 8, 8), 50), color=RIGHT, alpha=0.6)
     axes[1].axvline(0, color=QUIET, linewidth=1, linestyle="--")
-    axes[1].set(xlabel="predicted minus true", ylabel="samples", title="errors")
-    return figure
+    axes[1].set(xlabel="predicted minus true", ylabel="samples")
+    axes[1].set_title(f"{of}errors", fontsize=10 if name else None)
 
 
 def activations_figure(statistics: ActivationStatistics) -> Any:

@@ -7,9 +7,8 @@ import html
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, overload
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from typing_extensions import override
 
 from etude.data.vocab import Vocab
 from etude.errors import ConfigError
+from etude.output import file_to_write
 from etude.training.durable import write_text
 from etude.types import Json
 
@@ -81,8 +81,21 @@ class Predictions(Sequence[Prediction]):
     names: tuple[str, ...] | None = None
     """The items' files, where they came from files."""
 
+    @overload
+    def __getitem__(self, i: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, i: slice) -> Predictions: ...
     @override
-    def __getitem__(self, i: int) -> Prediction:  # type: ignore[override]  # one item; slices are not needed
+    def __getitem__(self, i: int | slice) -> Prediction | Predictions:
+        if isinstance(i, slice):
+            # a tensor knows no backward steps
+            rows = torch.arange(len(self))[list(range(len(self))[i])]
+            return replace(
+                self,
+                output=self.output[rows],
+                targets=None if self.targets is None else self.targets[rows.to(self.targets.device)],
+                names=None if self.names is None else self.names[i],
+            )
         row = self.output[i]
         if self.numbers:
             return Prediction("", float("nan"), row, numbers=dict(zip(self.numbers, _plain(row), strict=True)))
@@ -133,16 +146,17 @@ class Predictions(Sequence[Prediction]):
         return {"label": best[0][0], "probability": round(best[0][1], 6), "top": told}
 
     def to_csv(self, path: str | os.PathLike[str], top: int | None = None, threshold: float = THRESHOLD) -> None:
-        """Write a table with a line for each item; the file appears whole or not at all. See `to_rows`."""
-        rows = self.to_rows(top, threshold)
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
+        """Write a table with a line for each item; the file appears whole or not at all. See `to_rows`.
+
+        Raises:
+            ConfigError: `path` is a device, a pipe or a folder, or its folder does not exist.
+        """
+        place = file_to_write(path, "to_csv's path")
         head = csv_head(self, top or 1)
-        table.writerow(head)
-        table.writerows(csv_cells(row, head) for row in rows)
-        temporary = Path(path).with_name(Path(path).name + ".part")
-        write_text(text.getvalue(), temporary)
-        temporary.replace(path)
+        lines = [csv_line(head), *(csv_line(csv_cells(row, head)) for row in self.to_rows(top, threshold))]
+        temporary = place.with_name(place.name + ".part")
+        write_text("".join(f"{line}\n" for line in lines), temporary)
+        temporary.replace(place)
 
     @property
     def num_right(self) -> int:
@@ -198,6 +212,14 @@ def csv_cells(row: Mapping[str, Any], head: Sequence[str]) -> list[str]:
     if "output" in row:
         cells["output"] = " ".join(map(str, row["output"]))
     return [str(cells.get(name, "")) for name in head]
+
+
+def csv_line(cells: Sequence[str]) -> str:
+    """Cells as a line of csv without its end; a line break within a cell stays there, in double quotes."""
+    text, end = io.StringIO(), "\r\n"
+    # what ends a line is what the module knows to quote
+    csv.writer(text, lineterminator=end).writerow(cells)
+    return text.getvalue().removesuffix(end)
 
 
 def _plain(row: Tensor) -> list[float]:

@@ -29,6 +29,7 @@ _FORMAT: Final = 2
 _DIGEST: Final = "weights_sha256"
 """In the description, unless an older version wrote it."""
 _RESULT: Final = "result.json"
+_FEW: Final = 5
 """In the folder of a run that has ended."""
 _NO: Final = type(None)
 _KINDS: Final[dict[str, tuple[type, ...]]] = {
@@ -143,6 +144,8 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
 
 def _why_missing(folder: Path, name: str) -> str:
     """What is said of a folder without a file that a saved model has."""
+    if folder.is_file():
+        return f"{folder} is a file; name the folder that it lies in: {folder.absolute().parent}"
     kept = checkpoint.checkpoints(folder / checkpoint.FOLDER)
     if kept and (folder / _RESULT).exists():
         return (
@@ -158,7 +161,17 @@ def _why_missing(folder: Path, name: str) -> str:
         return f"{folder} is a folder of torch.distributed.checkpoint, whose files can hold code; it is not opened"
     if (folder / "bundle.json").exists():
         return f"{folder} is a bundle, which its own read_bundle.py reads; name the run that it was made from"
+    if held := _saved_in(folder):
+        named = ", ".join(str(one) for one in held[:_FEW]) + (", ..." if len(held) > _FEW else "")
+        return f"{folder} holds {'several runs; name one' if len(held) > 1 else 'a run; name it'}: {named}"
     return f"{folder} holds no {name}; expected a folder written by learner.save or by a run"
+
+
+def _saved_in(folder: Path) -> list[Path]:
+    """The folders of models directly in a folder, such as the runs of several seeds."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if (path / DESCRIPTION).is_file() and (path / WEIGHTS).is_file())
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -178,6 +191,13 @@ def read_description(path: Path) -> dict[str, Any]:
     if not all(type(label) is str for label in description["vocab"] or ()):
         raise LoadError(f"{path} is damaged: vocab holds what is no name")
     return description
+
+
+def digest_of_weights(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a `.safetensors` file, or of the weights in a folder."""
+    file = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

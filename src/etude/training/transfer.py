@@ -200,6 +200,12 @@ def run_phases(
                     reset_optimizer=phase.reset_optimizer,
                 )
             snapshot, change = None, ()
+            if history.stopped and i + 1 < len(phases):
+                # else the next fit would write over why
+                note = f"phase {i + 1} of {len(phases)} ended early: {history.stopped}"
+                learner.history.notes.append(note)
+                if say or learner.show_progress:
+                    (say or print)(note)
         return history
     finally:
         learner.progress.phase = 0
@@ -230,6 +236,10 @@ def describe_phase(learner: Learner, phase: TuningPhase) -> str:
     rates = phase.lr if isinstance(phase.lr, tuple) else (phase.lr,)
     lr = f"lr {', '.join(f'{rate:.3g}' for rate in rates)}"
     epochs = f"{phase.epochs} epoch{'' if phase.epochs == 1 else 's'}"
+    if 0 in rates:
+        groups = zip(layer_groups(learner.model, learner.groups), rates, strict=False)
+        moving = sum(one.numel() for group, rate in groups if rate for one in group["params"] if one.requires_grad)
+        return f"{moving:,} of {total:,} parameters train, the others have a rate of 0, {epochs}, {lr}"
     if phase.trained is None:
         return f"all {total:,} parameters train, {epochs}, {lr}"
     what = "the head trains" if phase.trained == 1 else f"the last {phase.trained} layer groups train"

@@ -15,6 +15,7 @@ from etude.data.loaders import PlainLoader, generators_of
 from etude.errors import ConfigError
 from etude.training.callback import Callback
 from etude.training.optimizer import layer_groups, load_state, make_optimizer
+from etude.training.transfer import HoldNorms
 
 if TYPE_CHECKING:
     from etude.training.learner import Learner
@@ -29,14 +30,14 @@ def trial(learner: Learner, *, callbacks: Sequence[Callback] | None = None) -> I
 
     Args:
         learner: what to copy.
-        callbacks: of the copy, already its own; None takes copies of those that transform a batch or gradients, for
-            those that watch might write files.
+        callbacks: of the copy, already its own; None takes copies of those that transform a batch or gradients or hold
+            norms still, for those that watch might write files.
 
     Raises:
         ConfigError: the model cannot be copied.
     """
     parts = (learner.model, learner.loss_fn, learner.optimizer if learner.factory is None else None)
-    transforms = [callback for callback in learner.callbacks if transforms_something(callback)]
+    transforms = [one for one in learner.callbacks if transforms_something(one) or isinstance(one, HoldNorms)]
     try:
         (model, loss_fn, optimizer), own = copy.deepcopy((parts, transforms if callbacks is None else []))
     except Exception as error:

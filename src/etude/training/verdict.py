@@ -6,12 +6,20 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from etude.set_metrics import R2
 from etude.training.calibration import Calibration
 
 if TYPE_CHECKING:
     from etude.training.interpret import ClassScore, Interpretation
 
 _FEW = 3
+_LEAST = 5e-4
+"""A share that would be shown as 0.0 % is none below 0."""
+_MOST_NUMBERS = 12
+"""Of more numbers than these only the worst are told."""
 _WELL = 0.02
 """An expected calibration error below this is small."""
 _CHANCE = 1.5
@@ -82,16 +90,48 @@ def _calibrated(calibration: Calibration) -> str:
 
 
 def _of_numbers(interpretation: Interpretation) -> Iterator[str]:
-    errors, targets = interpretation.errors, interpretation.targets
-    mean, size = float(errors.mean()), float(errors.abs().mean())
-    root = math.sqrt(float((errors**2).mean()))
-    off = f"off by {size:.4g} on average (mean absolute error), {root:.4g} root mean square"
-    yield f"{len(interpretation)} samples: {off}."
-    spread = float(((targets - targets.mean(0)) ** 2).sum())
-    if spread > 0:
-        share = 1 - float((errors**2).sum()) / spread
-        yield f"{100 * share:.1f} % of the targets' variance is explained (R²)."
+    """Each number in its own unit; what is said of all of them has none."""
+    output, targets = interpretation.output.flatten(1), interpretation.targets.flatten(1)
+    num = targets.shape[1]
+    if num == 1:
+        off, *others = _of_number(output, targets)
+        yield f"{len(interpretation)} samples: {off}"
+        yield from others
+        return
+    shares = torch.tensor([_r2(output[:, i : i + 1], targets[:, i : i + 1]) for i in range(num)])
+    share = _r2(output, targets)
+    scale = "1 is perfect, below 0 worse than always saying the mean"
+    mean = "" if math.isnan(share) else f": the mean of their R² is {share:.3g} ({scale})"
+    yield f"{len(interpretation)} samples of {num} numbers{mean}."
+    # a number without an R2 comes last
+    told = range(num) if num <= _MOST_NUMBERS else shares.argsort()[:_FEW].tolist()
+    for i in told:
+        yield f"{interpretation.number_names[i]}: {' '.join(_of_number(output[:, i : i + 1], targets[:, i : i + 1]))}"
+    if len(told) < num:
+        yield f"These are the {len(told)} of the least R²."
+
+
+def _of_number(output: Tensor, targets: Tensor) -> Iterator[str]:
+    """Of one number: how far off, how much better than saying the mean, and to which side."""
+    errors = output - targets
+    mean, size, root = float(errors.mean()), float(errors.abs().mean()), math.sqrt(float((errors**2).mean()))
+    yield f"off by {size:.4g} on average (mean absolute error), {root:.4g} root mean square."
+    share = _r2(output, targets)
+    if not math.isnan(share):
+        explained = _explained(share)
+        yield f"{explained[0].upper()}{explained[1:]}."
     half = 1.959964 * float(errors.std()) / math.sqrt(errors.numel()) if errors.numel() > 1 else math.inf
     side = "too high" if mean > 0 else "too low"
     known = f"{side} by {abs(mean):.3g} ± {half:.2g}" if abs(mean) > half else f"not to be told from 0 (± {half:.2g})"
     yield f"On average predictions are {known}."
+
+
+def _r2(output: Tensor, targets: Tensor) -> float:
+    metric = R2()
+    return metric.value(metric.sums(output, targets))
+
+
+def _explained(share: float) -> str:
+    if share <= -_LEAST:
+        return f"worse than always saying the mean (R² {share:.3g})"
+    return f"{100 * max(share, 0):.1f} % of the targets' variance is explained (R²)"

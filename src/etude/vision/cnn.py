@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import Final, final
 
 from torch import nn
 
 from etude.errors import ConfigError
 from etude.layers import AdaptiveConcatPool2d, Stack, conv_layer, init_cnn
 from etude.types import Json
+
+LESSON_WIDTHS: Final = (32, 64, 128, 256, 512)
+"""Of the lesson's own network."""
 
 
 @final
@@ -32,7 +35,7 @@ class LessonCNN(Stack):
         num_classes: int,
         *,
         channels: int = 3,
-        widths: Sequence[int] = (32, 64, 128, 256, 512),
+        widths: Sequence[int] = LESSON_WIDTHS,
         stem_stride: int = 2,
         activation: str = "relu",
         concat_pool: bool = False,

@@ -299,7 +299,9 @@ def _tell(found: PictureSet, batch_size: int) -> None:
     for line in found.summary():
         print(line, flush=True)
     num = len(found.train[0])
-    if num < _FEW_STEPS * batch_size:
+    if batch_size > num:
+        print(f"the batch is the whole set: {num} training pictures, fewer than a batch size of {batch_size}")
+    elif batch_size > 1 and num < _FEW_STEPS * batch_size:
         steps = max(num // batch_size, 1)
         plural = "steps" if steps > 1 else "step"
         print(f"an epoch is {steps} {plural} of {batch_size} pictures; a smaller batch size makes more of few pictures")

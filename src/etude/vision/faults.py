@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from etude.data.build import BadFile
 from etude.errors import DataError
+from etude.output import plain
 
 MAX_PIXELS: Final = 178_956_970
 """Pillow's limit of what is more likely an attack than a picture: half a gigabyte of pixels."""
@@ -67,6 +69,19 @@ def bad_files(what: str) -> Iterator[None]:
             raise
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise BadFile(f"{what}: {reason}") from error
+
+
+def missing(item: object) -> str:
+    """What is said of a path at which there is nothing; empty for anything else."""
+    if not isinstance(item, str | os.PathLike):
+        return ""
+    name = os.fspath(item)
+    if "\0" in name:
+        return f"the name {plain(name)} holds a NUL, as no file's name does; names go one a line"
+    if os.path.lexists(name):
+        return ""
+    where = "" if Path(name).is_absolute() else f", and the folder that it counts from: {Path.cwd()}"
+    return f"there is no file {plain(name)}; check its name{where}"
 
 
 def size_of(path: Path) -> int:

@@ -5,6 +5,7 @@ Source: Selvaraju et al. 2017, "Grad-CAM: visual explanations from deep networks
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,6 +39,8 @@ class GradCam(NamedTuple):
 
     def enlarged(self, size: int) -> Float[Tensor, "batch size size"]:
         """The maps in the size of the pictures, each from 0 to 1; one that is 0 everywhere stays so."""
+        if type(size) is not int or size < 1:
+            raise ConfigError(f"maps are enlarged to a whole number of pixels of at least 1, got {size!r}")
         large = F.interpolate(self.maps.unsqueeze(1), size=(size, size), mode="bilinear", align_corners=False)[:, 0]
         top = self.maps.flatten(1).amax(1).clamp(min=torch.finfo(torch.float32).tiny)
         return large / top.view(-1, 1, 1)
@@ -45,9 +48,9 @@ class GradCam(NamedTuple):
 
 def grad_cam(
     learner: Learner,
-    pictures: Shaped[Tensor, "batch channel height width"],
+    items: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Shaped[Tensor, "batch channel height width"],
     *,
-    classes: Sequence[int] | Tensor | None = None,
+    classes: int | str | Sequence[int | str] | Tensor | None = None,
     layer: str | None = None,
 ) -> GradCam:
     """Where the network found a class: its last maps, each weighed by the mean gradient of the class's score.
@@ -57,14 +60,19 @@ def grad_cam(
 
     Args:
         learner: trained on pictures.
-        pictures: as its data yields them: uint8 pixels for data from `vision.load`.
-        classes: whose score to follow for each picture; None takes the one that the model says.
+        items: a picture's path or several, read as the model's own validation pictures are; or a batch as its data
+            yields it: uint8 pixels for data from `vision.load`.
+        classes: whose score to follow, by number or by name: one for all pictures, or one for each; None takes the one
+            that the model says.
         layer: name of a module whose output is (batch, channel, height, width); None takes the last one with more than
             one pixel that is no pool.
 
     Raises:
-        ConfigError: there is no such layer, or a class that the model does not have.
+        ConfigError: the items are none of these, there is no such layer, or a class that the model does not have.
+        DataError: naming the picture that cannot be read.
     """
+    pictures = _pixels(learner, items)
+    numbers = None if classes is None else _numbers(learner, classes, len(pictures))
     found = _Layers(learner.model)
     batch = Batch(pictures.to(learner.device), None)
     precision = learner.precision or FullPrecision("fp32", learner.device)
@@ -79,13 +87,49 @@ def grad_cam(
             maps, scores = held.maps, _scores(scores)
             if maps is None:
                 raise ConfigError(f"{found.names[module]} gives no map (batch, channel, height, width); name another")
-            chosen = _chosen(scores, classes)
+            chosen = _chosen(scores, numbers)
             (grads,) = torch.autograd.grad(scores.gather(1, chosen.unsqueeze(1)).sum(), maps, allow_unused=True)
     if grads is None:
         raise ConfigError(f"the scores do not depend on the output of {found.names[module]}; name another layer")
     weights = grads.float().mean((2, 3), keepdim=True)
     cam = (weights * maps.detach().float()).sum(1).relu()
     return GradCam(cam.cpu(), chosen.cpu(), found.names[module])
+
+
+def _pixels(learner: Learner, items: Any) -> Tensor:
+    """A batch of pictures, read where they are paths."""
+    if isinstance(items, Tensor):
+        if items.ndim != 4:
+            raise ConfigError(f"expected pictures (batch, channel, height, width), got a tensor {tuple(items.shape)}")
+        return items
+    paths = [items] if isinstance(items, str | os.PathLike) else items
+    if not isinstance(paths, list | tuple) or not paths or not all(isinstance(one, str | os.PathLike) for one in paths):
+        raise ConfigError(
+            "Grad-CAM takes a picture's path, a list of paths, or a tensor (batch, channel, height, width), "
+            f"got {items!r:.100}"
+        )
+    read = learner.data.read
+    if read is None:
+        raise ConfigError(
+            "this learner's data does not say how a picture is read from a path; give a tensor "
+            "(batch, channel, height, width), as its data yields it"
+        )
+    return torch.stack([read(one) for one in paths])
+
+
+def _numbers(learner: Learner, classes: Any, num: int) -> Tensor:
+    """The class of each of `num` pictures as a number."""
+    wanted = [classes] * num if isinstance(classes, int | str) else classes
+    data = learner.data
+    names = list(data.vocab) if data.vocab is not None else list(data.numbers.names) if data.numbers is not None else []
+    if not isinstance(wanted, Tensor):
+        if unknown := [one for one in wanted if isinstance(one, str) and one not in names]:
+            shown = f"{names[:10]}{', ...' if len(names) > 10 else ''}" if names else "no names, only numbers"
+            raise ConfigError(f"the model has no class {unknown[0]!r}; it has {shown}")
+        wanted = torch.tensor([names.index(one) if isinstance(one, str) else one for one in wanted])
+    if wanted.shape != (num,) or wanted.is_floating_point():
+        raise ConfigError(f"expected a class for each of {num} pictures, by number or by name, got {classes!r:.100}")
+    return wanted
 
 
 class _Layers:
@@ -147,11 +191,11 @@ def _scores(scores: Any) -> Tensor:
     return scores.unsqueeze(1) if scores.ndim == 1 else scores
 
 
-def _chosen(scores: Tensor, classes: Sequence[int] | Tensor | None) -> Tensor:
+def _chosen(scores: Tensor, classes: Tensor | None) -> Tensor:
     if classes is None:
         return scores.argmax(1)
-    chosen = torch.as_tensor(classes, device=scores.device)
-    if chosen.shape != scores.shape[:1] or not ((chosen >= 0) & (chosen < scores.shape[1])).all():
+    chosen = classes.to(scores.device)
+    if not ((chosen >= 0) & (chosen < scores.shape[1])).all():
         raise ConfigError(
             f"expected a class from 0 to {scores.shape[1] - 1} for each of {len(scores)} pictures, "
             f"got {chosen.tolist()}"

@@ -59,9 +59,11 @@ def learner(
         pretrained: with an architecture by name, where its body comes from: a `.safetensors` file, or the folder of a
             saved model or run. The head is new. Pictures are normalized as the body's own were, where that is known.
         mixup: the alpha of `MixUp`; 0 leaves it out.
-        label_smoothing: 0 is plain cross entropy. The epoch table shows the plain cross entropy as well.
-        class_weights: "balanced" makes every class count as much in the loss, however rare; or weights of your own,
-            see `etude.losses.FocalLoss`. Balanced accuracy and macro F1 are then shown too, as for `focal`.
+        label_smoothing: 0 is plain cross entropy. The epoch table shows the plain cross entropy as well. Numbers have
+            none; another value than the default is refused there.
+        class_weights: "balanced" makes every class count as much in the loss, however rare; or weights of your own, a
+            tensor or list of one for each class, see `etude.losses.FocalLoss`. Balanced accuracy and macro F1 are then
+            shown too, as for `focal`.
         focal: the gamma of a focal loss, such as 2; 0 for none.
         loss_fn: a loss of your own; for numbers also "mse", "l1" or "huber".
         optimizer: instead of `etude.optim.adamw()`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -27,7 +27,7 @@ from etude.metrics import (
 from etude.regression import NumberLoss, NumberLossName
 from etude.vision.pictures import PictureLoader
 
-ClassWeights: TypeAlias = Tensor | Literal["balanced"] | None
+ClassWeights: TypeAlias = Tensor | Sequence[float] | Sequence[Sequence[float]] | Literal["balanced"] | None
 
 DEFAULT_SMOOTHING = 0.1
 
@@ -45,7 +45,7 @@ def loss_for(
         ConfigError: a setting that has no effect on such targets.
     """
     if isinstance(class_weights, str) and class_weights != "balanced":
-        raise ConfigError(f"class_weights must be 'balanced', a tensor or None, got {class_weights!r}")
+        raise ConfigError(f"class_weights must be 'balanced', a tensor, a list or None, got {class_weights!r}")
     asked = [name for name, given in (("class_weights", class_weights is not None), ("focal", focal)) if given]
     if isinstance(loss_fn, str):
         if data.numbers is None:
@@ -57,9 +57,10 @@ def loss_for(
     if data.numbers is not None:
         if asked or label_smoothing not in (0, DEFAULT_SMOOTHING):
             named = [*asked, *([f"label_smoothing={label_smoothing}"] if not asked else [])]
-            raise ConfigError(f"{' and '.join(named)} belong to classes and have no effect on numbers")
+            belong, have = ("belong", "have") if len(named) > 1 or named == ["class_weights"] else ("belongs", "has")
+            raise ConfigError(f"{' and '.join(named)} {belong} to classes and {have} no effect on numbers")
         return NumberLoss(loss_fn or "mse", data.numbers.std)
-    weights = balanced_weights(data) if isinstance(class_weights, str) else class_weights
+    weights = balanced_weights(data) if isinstance(class_weights, str) else _weights_of(data, class_weights)
     if focal:
         return FocalLoss(focal, weights, label_smoothing, binary=data.several_labels)
     if data.several_labels:
@@ -67,6 +68,24 @@ def loss_for(
     if weights is None:
         return LabelSmoothingCrossEntropy(label_smoothing)
     return nn.CrossEntropyLoss(weights, label_smoothing=label_smoothing)
+
+
+def _weights_of(
+    data: DataLoaders, weights: Tensor | Sequence[float] | Sequence[Sequence[float]] | None
+) -> Tensor | None:
+    """Weights that a user gives, as a tensor; raises `ConfigError` for another number of them than of classes."""
+    if weights is None:
+        return None
+    try:
+        given = weights if isinstance(weights, Tensor) else torch.tensor(weights, dtype=torch.float32)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"class_weights must be numbers, one for each class, got {weights!r}") from error
+    num = data.num_classes
+    shape, form = ((2, num), "(2, classes), of a no and of a yes") if data.several_labels else ((num,), "(classes,)")
+    if given.shape != shape:
+        names = "" if data.vocab is None else f" {list(data.vocab)[:5]}{' ...' if num > 5 else ''}"
+        raise ConfigError(f"class_weights must be {form}, and there are {num} classes{names}, got {tuple(given.shape)}")
+    return given
 
 
 def metrics_for(data: DataLoaders, *, unequal: bool) -> Mapping[str, Metric]:

@@ -17,8 +17,10 @@ from typing_extensions import override
 from etude.data.buffers import Recycler
 from etude.data.build import BadFile
 from etude.errors import ConfigError, DataError
+from etude.output import plain
 from etude.types import Json
 from etude.vision.decode import PictureCodec, from_16_bits
+from etude.vision.faults import missing
 from etude.vision.resample import resample
 from etude.vision.windows import MiddleCrop
 
@@ -163,7 +165,7 @@ class ImageReader:
             pixels = torch.from_numpy(self.codec.read(item if isinstance(item, Image.Image) else Path(item)))
         except BadFile as bad:
             named = getattr(item, "filename", "") or "the picture" if isinstance(item, Image.Image) else item
-            raise DataError(f"{named} {bad}. Repair it or take it out.") from bad
+            raise DataError(missing(item) or f"{plain(named)} {bad}. Repair it or take it out.") from bad
         shape = torch.tensor([pixels.shape])
         windows = self.crop(0, 0, torch.zeros(1, dtype=torch.long), shape[:, 0], shape[:, 1])
         height, width, channels = pixels.shape

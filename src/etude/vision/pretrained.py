@@ -120,6 +120,10 @@ def _seen(saved: saving.SavedModel) -> tuple[list[float] | None, list[float] | N
 
 def _of_weights(arch: str, data: DataLoaders, options: dict[str, Any], pretrained: str) -> Start:
     """A named architecture with the body of a file, or of a folder."""
+    beside = Path(pretrained).with_name(saving.DESCRIPTION)
+    if Path(pretrained).name == saving.WEIGHTS and beside.is_file():
+        # the description beside the weights knows more than their names do
+        pretrained = str(beside.parent)
     if Path(pretrained).is_dir():
         start = _of_folder(pretrained, data, options)
         built = saving.config_of(start.model) or {}
@@ -129,7 +133,8 @@ def _of_weights(arch: str, data: DataLoaders, options: dict[str, Any], pretraine
     if not Path(pretrained).exists():
         raise LoadError(f"there are no weights at {pretrained}; expected a .safetensors file, or a run's folder")
     model = _with_new_head(arch, _for_data(arch, data, options))
-    return Start(model, told=_take_body(model, saving.read_weights(pretrained), pretrained))
+    told = _take_body(model, saving.read_weights(pretrained), pretrained)
+    return Start(model, told=f"{told}; how its own pictures were normalized is not known")
 
 
 def _of_timm(arch: str, data: DataLoaders, options: dict[str, Any], pretrained: str | None) -> Start:

@@ -19,10 +19,13 @@ from etude.data.store import Incident, RaggedStore
 from etude.data.unstored import Unstored
 from etude.data.vocab import Vocab
 from etude.errors import ConfigError, DataError
+from etude.output import plain
 from etude.regression import Numbers
 from etude.types import Json
 
 _TOO_MANY = 0.5
+_LOST = 0.01
+"""Of the deviation of numbers: a larger rounding error makes other numbers of them."""
 _FEW = 3
 """Examples named in a line."""
 
@@ -86,6 +89,9 @@ class PictureSet:
 
     def summary(self) -> Iterator[str]:
         """What was taken, in lines for a terminal."""
+        yield from map(plain, self._lines())
+
+    def _lines(self) -> Iterator[str]:
         yield self.description
         counts: Counter[tuple[str, str]] = Counter((i.outcome, _kind(i.reason)) for i in self.incidents)
         examples = defaultdict(list)
@@ -138,11 +144,12 @@ def picture_set(
         DataError: no picture is left, or a label is not among the classes.
     """
     row = {name: i for i, name in enumerate(store.names)}
-    both = (samples.train, samples.valid)
-    train, valid = ([sample for sample in part if relative_name(sample.path, root) in row] for part in both)
+    train, valid = ([sample for sample in part if relative_name(sample.path, root) in row] for part in samples[:2])
     if not train and vocab is None and not (block.numbers and valid):
         raise DataError(f"no training picture in {root} can be read; {len(store.incidents)} files are bad")
-    if not block.numbers:
+    if block.numbers:
+        _refuse_lost_digits(train)
+    else:
         vocab = vocab or Vocab.of(name for sample in train for name in _labels(sample))
     notes = list(samples.notes)
     if label_noise:
@@ -152,10 +159,9 @@ def picture_set(
 
     def placed(part: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         rows = torch.tensor([row[relative_name(sample.path, root)] for sample in part], dtype=torch.long)
-        return rows, _numbers(part) if vocab is None else _targets(part, vocab, store.incidents, several=several)
+        return rows, _targets(part, vocab, store.incidents, several=several)
 
-    sides = placed(train), placed(valid)
-    twins = _twins(root, train, valid, store)
+    sides, twins = (placed(train), placed(valid)), _twins(root, train, valid, store)
     of = _spread(sides[0 if train else 1][1]) if vocab is None else f"of {len(vocab)} classes"
     return PictureSet(
         root,
@@ -203,8 +209,10 @@ def _labels(sample: Sample) -> tuple[str, ...]:
     return (sample.label,) if isinstance(sample.label, str) else sample.label
 
 
-def _targets(samples: Sequence[Sample], vocab: Vocab, incidents: Sequence[Incident], *, several: bool) -> Tensor:
-    """Class numbers, or for several labels 0 and 1 for each class."""
+def _targets(samples: Sequence[Sample], vocab: Vocab | None, incidents: Sequence[Incident], *, several: bool) -> Tensor:
+    """Class numbers, for several labels 0 and 1 for each class, or where there are no classes numbers."""
+    if vocab is None:
+        return _exact(samples).float()
     try:
         numbers = [[vocab.number(name, source=str(sample.path)) for name in _labels(sample)] for sample in samples]
     except DataError as error:
@@ -219,11 +227,21 @@ def _targets(samples: Sequence[Sample], vocab: Vocab, incidents: Sequence[Incide
     return targets
 
 
-def _numbers(samples: Sequence[Sample]) -> Tensor:
-    """The labels as numbers (samples, numbers)."""
-    values = [[float(part) for part in _labels(sample)] for sample in samples]
-    # from float64, so that each is rounded once
-    return torch.tensor(values, dtype=torch.float64).float()
+def _exact(samples: Sequence[Sample]) -> Tensor:
+    """The labels as numbers (samples, numbers), in float64, so that each is rounded once to float32."""
+    return torch.tensor([[float(part) for part in _labels(sample)] for sample in samples], dtype=torch.float64)
+
+
+def _refuse_lost_digits(samples: Sequence[Sample]) -> None:
+    """Refuse numbers that differ in digits that 32 bits do not hold; raises `DataError`."""
+    for values in _exact(samples).T if samples else ():
+        spread = values.std(correction=0)
+        if spread > 0 and (values - values.float().double()).abs().max() > _LOST * spread:
+            low, high = float(values.min()), float(values.max())
+            raise DataError(
+                f"the numbers from {low!r} to {high!r} differ in digits that are lost: they are held as float32, of "
+                f"about 7 digits. Subtract an offset from all of them, such as {low!r}."
+            )
 
 
 def _spread(targets: Tensor) -> str:
