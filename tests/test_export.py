@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -194,47 +193,6 @@ def test_a_flipped_bit_is_found_in_every_file(tmp_path):
                 Bundle(copy).check()
             assert name in str(caught.value) or name == "bundle.json"
             shutil.rmtree(copy)
-
-
-def test_the_readers_command_goes_on_after_a_bad_picture_and_ends_silently(place, bundle, tmp_path):
-    (tmp_path / "no picture.jpg").write_text("words")
-    good = place / "photos" / "circle" / "0.png"
-    command = [sys.executable, str(bundle / "read_bundle.py"), str(bundle)]
-    done = subprocess.run(
-        [*command, str(tmp_path / "no picture.jpg"), str(place / "photos"), str(good)], capture_output=True, text=True
-    )
-
-    assert done.returncode == 1
-    assert done.stdout.startswith(f"{good}  ")
-    assert [line.split(" cannot be read")[0] for line in done.stderr.splitlines()] == [
-        str(tmp_path / "no picture.jpg"),
-        str(place / "photos"),
-    ]
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "w") as closed:
-        cut = subprocess.run([*command, str(good)], stdout=closed, stderr=subprocess.PIPE, text=True)
-    assert (cut.returncode, cut.stderr) == (0, "")
-
-
-def test_what_a_bundle_says_of_itself(bundle, tmp_path):
-    pixels = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
-    data = vision.from_arrays((pixels, torch.zeros(6).long()), (pixels, torch.zeros(6).long()), vocab=["a"])
-    one = etude.export(vision.learner("lesson_cnn", data, progress=False, widths=[8]), tmp_path / "one").folder
-    assert "lesson_cnn of 1 label." in (one / "README.md").read_text(encoding="utf-8")
-    assert "`etude export RUN --test-pictures 0`" in (bundle / "README.md").read_text(encoding="utf-8")
-    assert "{label: probability" in (bundle / "README.md").read_text(encoding="utf-8")
-    numbers = Numbers(("height", "weight", "width", "age"), (1.7, 3, 4, 5), (9.0, 0.1, 1, 1))
-    model = give_numbers(create_model("lesson_cnn", num_classes=4, widths=[8]), numbers)
-    learner = vision.learner(model, replace(data, numbers=numbers, vocab=None), loss_fn=nn.MSELoss(), progress=False)
-    folder = etude.export(learner, tmp_path / "numbers").folder
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    assert "of 4 numbers" in text
-    assert "probabilit" not in text.replace("bundle.probabilities(", "")
-    picture = folder / "test_picture_0.png"
-    command = [sys.executable, str(folder / "read_bundle.py"), str(folder), str(picture)]
-    line = subprocess.run(command, capture_output=True, text=True).stdout
-    assert [cell.split()[0] for cell in line.split("  ")[1:]] == ["height", "weight", "width", "age"]
 
 
 @pytest.mark.slow

@@ -200,7 +200,7 @@ def test_a_mirror_image_is_refused_where_training_mirrored_none(run, tmp_path):
 
             assert done.code == 2
             assert "mirrored none: a mirror image may be another thing to its model; take --tta shift" in done.errors
-    assert etude("predict", tmp_path, colors, "--tta", "shift", "--quiet").code == 0
+    assert etude("predict", tmp_path, colors, "--tta", "shift", "--quiet", "--json").code == 0
     (tmp_path / "config.json").unlink()
     unknown = etude("predict", tmp_path, colors, "--tta", "flip", "--quiet")
     assert unknown.code == 0

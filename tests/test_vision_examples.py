@@ -28,7 +28,9 @@ def photos(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_train_predict_save_load_and_fine_tune(photos, capsys):
+    """To the accuracy that it must reach; that it runs is seen with the README's code."""
     data = vision.load("photos/", size=12, valid=0.2, seed=42, batch_size=16)
     learner = vision.learner("xresnet18", data, mixup=0.2)
     learner.fit(6, lr=5e-3)

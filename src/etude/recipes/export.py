@@ -42,6 +42,7 @@ def export(
     import etude
     from etude.errors import ConfigError
     from etude.exports.export import check_form
+    from etude.runs.text import many
 
     if test_pictures < 0:
         raise ConfigError(f"--test-pictures must be at least 0, got {test_pictures}")
@@ -55,12 +56,7 @@ def export(
     done = etude.export(run, folder, to=to, pictures=pictures, data_license=data_license)
     say(f"{done.folder}: the outputs are those of the run, within {done.difference:.1e}")
     if done.pictures:
-        held = "1 held-out picture is in it as a test picture; --test-pictures 0 leaves it out"
-        if len(done.pictures) > 1:
-            held = (
-                f"{len(done.pictures)} held-out pictures are in it as test pictures; --test-pictures 0 leaves them out"
-            )
-        say(held)
+        say(f"{many(len(done.pictures), 'held-out picture')} in it to test it with; --test-pictures 0 leaves them out")
     elif to == "bundle" and test_pictures:
         say("the run's data is not at hand, so it is tested with random pixels alone")
     say(f"license of the data: {done.license}")

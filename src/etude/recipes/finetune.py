@@ -89,7 +89,7 @@ def training(
 
 
 def body_of(source: str | None, model: ModelOptions, data: str | None = None) -> ModelOptions:
-    """The model whose body comes from a source; without one, `ConfigError` says where bodies for the data can be had."""
+    """The model whose body comes from a source; without one, `ConfigError` says where one can be had."""
     from etude.errors import ConfigError
 
     if source is None:

@@ -49,7 +49,7 @@ thead th, thead th.number { white-space: normal; vertical-align: bottom; }
 th:last-child, td:last-child { padding-right: 0; }
 @media (max-width: 34rem) {
   table { font-size: .8rem; line-height: 1.35; } th, td { padding-right: .4rem; } td { overflow-wrap: anywhere; }
-  td:first-child:not(.number) { min-width: 6em; } thead th { font-size: .72rem; }
+  td:first-child:not(.number) { min-width: 6.7em; } thead th { font-size: .72rem; }
 }
 table.facts td { overflow-wrap: anywhere; min-width: 9rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .75rem; }
