@@ -200,8 +200,8 @@ def test_a_mirror_image_is_refused_where_training_mirrored_none(run, tmp_path):
 
             assert done.code == 2
             assert "mirrored none: a mirror image may be another thing to its model; take --tta shift" in done.errors
-    assert etude("predict", tmp_path, colors, "--tta", "shift", "--quiet", "--json").code == 0
+    assert etude("predict", tmp_path, colors, "--tta", "shift").code == 0
     (tmp_path / "config.json").unlink()
-    unknown = etude("predict", tmp_path, colors, "--tta", "flip", "--quiet")
+    unknown = etude("predict", tmp_path, colors, "--tta", "flip")
     assert unknown.code == 0
     assert "does not say whether mirrored pictures mean the same to it" in unknown.errors
