@@ -30,7 +30,7 @@ PICTURES_PER_CLASS = 12
 """In the folder that the pages' code finds as photos/: few, because the README trains a large model on them."""
 SMALLER = {
     "size=128": "size=48",
-    "xresnet34": "xresnet18",
+    "xresnet34": "lesson_cnn",
     "fit(5, lr=1e-2)  #": "fit(1, lr=1e-2)  #",
     "fine_tune(5, lr=3e-3, freeze_epochs=2": "fine_tune(1, lr=3e-3, freeze_epochs=1",
 }
