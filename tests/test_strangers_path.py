@@ -56,14 +56,14 @@ def _commands() -> list[list[str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_command_of_the_page_in_its_order(place, tmp_path, monkeypatch):
-    """As on the page, but for a body that is trained for 4 epochs on half of Imagewoof instead of 40 on all of it."""
+    """As on the page, but for a body that is trained for 10 epochs on half of Imagewoof instead of 40 on all of it."""
     monkeypatch.chdir(place)
     archive = Path(__file__).parents[2] / "shared" / "data" / "imagewoof2-128-half.tgz"
     said = {}
     for words in _commands():
         if words[0] != "etude":
             continue
-        extra = ["--data", archive, "--epochs", "4"] if words[1] == "imagewoof" else []
+        extra = ["--data", archive, "--epochs", "10"] if words[1] == "imagewoof" else []
         words = words[: words.index("--epochs")] + words[words.index("--epochs") + 2 :] if extra else words
         done = etude(*words[1:], *extra)
         assert done.code == 0, (words, done.errors)
@@ -71,7 +71,7 @@ def test_every_command_of_the_page_in_its_order(place, tmp_path, monkeypatch):
     tuned = json.loads((place / "runs" / "breeds" / "result.json").read_text(encoding="utf-8"))
     scratch = json.loads((place / "runs" / "scratch" / "result.json").read_text(encoding="utf-8"))
 
-    assert tuned["valid_accuracy"] > scratch["valid_accuracy"] + 0.1
+    assert tuned["valid_accuracy"] > scratch["valid_accuracy"] + 0.05
     assert (place / "runs" / "breeds" / "report.html").stat().st_size > 50_000
     with (place / "new.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
