@@ -33,8 +33,7 @@ def finetune(
     path
         The pictures; the same as --data.
     source
-        The body: the folder of a run, timm:NAME, or a .safetensors file of weights for --arch. Without it, what there
-        is to start from is said.
+        The body: a run's folder, timm:NAME, or a .safetensors file for --arch. Without it, says where to get one.
     """
     finish(finetune_recipe.finetune(given.pictures_of(path, data), source, model, train, tuning, run), run)
 
