@@ -13,7 +13,9 @@ import etude as library
 from coloring import FAST, etude, save_colors
 from etude import ConfigError
 from etude.recipes import pets_study
-from etude.recipes.options import ModelOptions
+from etude.recipes.finetune import FinetuneOptions, training
+from etude.recipes.lr_find import command_of
+from etude.recipes.options import DataOptions, ModelOptions, TuningOptions
 from etude.recipes.pets_study import PetsStudyOptions, rows_of, verdicts
 from etude.runs.statistics import t_p
 from etude.training import checkpoint
@@ -272,7 +274,7 @@ def test_a_study_without_a_meaning_is_refused(arguments, words, colors, body):
     assert words in done.errors
 
 
-def test_the_finder_looks_for_the_rate_of_the_head_and_names_a_command_that_works(colors, body, tmp_path, monkeypatch):
+def test_the_finder_looks_for_the_rate_of_the_head(colors, body, tmp_path, monkeypatch):
     seen = []
     find = library.find_lr
 
@@ -285,14 +287,27 @@ def test_the_finder_looks_for_the_rate_of_the_head_and_names_a_command_that_work
     few = ["--valid-pct", "0.25", "--size", "16", "--batch-size", "8", "--precision", "fp32", "--epochs", "1"]
     done = etude("lr-find", "finetune", colors, "--from", body, *few, "--norm", "affine", "--num-steps", "20", "--json")
 
-    assert seen == [["7.weight", "7.bias"]]
-    if done.json["command"] is None:
-        pytest.skip(f"no suggestion: {done.json['note']}")
-    words = shlex.split(done.json["command"])
+    assert seen == [["7.weight", "7.bias"]], done.errors
+
+
+@pytest.mark.parametrize("file", [False, True], ids=["a run", "a file"])
+def test_the_command_that_a_finder_names_trains_what_was_asked(file, colors, body, tmp_path):
+    source = str(body / "model.safetensors") if file else str(body)
+    data = DataOptions(data=str(colors), valid_pct=0.25, size=16)
+    model = ModelOptions(arch="lesson_cnn") if file else ModelOptions()
+    train = FinetuneOptions(epochs=1, batch_size=8, precision="fp32")
+    asked = training(data, source, model, train, TuningOptions(norm="affine"))
+    words = shlex.split(command_of(asked, 0.01))
+
     assert words[:3] == ["etude", "finetune", str(colors)]
-    assert {"--from", "--norm"} <= set(words)
-    used = etude(*words[1:], "--run-dir", tmp_path / "used")
-    assert used.code == 0, used.errors
+    done = etude(*words[1:], "--run-dir", tmp_path / "run")
+    assert done.code == 0, done.errors
+    made = read(tmp_path / "run" / "config.json")["training"]
+    wanted = asked.record()
+    assert {name: made[name] for name in ("data", "model", "tuning")} == {
+        name: wanted[name] for name in ("data", "model", "tuning")
+    }
+    assert made["train"] == {**wanted["train"], "lr": 0.01}
 
 
 def test_one_seed_tells_nothing_about_chance():
