@@ -14,6 +14,7 @@ from etude.errors import ConfigError, DataError, LoadError
 from etude.regression import Numbers, give_numbers
 from etude.training import saving
 from etude.training.learner import Learner
+from etude.training.weights import load_exactly
 from etude.vision.models import ARCHITECTURES, TIMM, create_for
 from etude.vision.preprocess import ImagePreprocess, ImageReader
 
@@ -42,7 +43,7 @@ def load(path: str | os.PathLike[str], *, model: nn.Module | None = None, device
         if model is None:
             model = _build(saved)
         else:
-            saving.load_weights(model, saved.weights, str(saved.path))
+            load_exactly(model, saved.weights, str(saved.path))
     except (KeyError, TypeError, AttributeError, OverflowError, ConfigError, DataError) as error:
         raise LoadError(f"{saved.path / saving.DESCRIPTION} cannot be used: {error}") from error
     return Learner(model, data, loss_fn, _no_optimizer, device=device, progress=False)

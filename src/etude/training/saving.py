@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import torch
 from torch import Tensor, nn
 
 from etude.errors import ConfigError, LoadError
@@ -17,7 +16,7 @@ from etude.training import checkpoint
 from etude.training.durable import write_tensors, write_text
 from etude.training.guarded import read_json
 from etude.training.predict import probabilities_of
-from etude.training.tensor_files import is_same_type, read_tensors
+from etude.training.tensor_files import read_tensors
 from etude.types import HasConfig, Json
 
 if TYPE_CHECKING:
@@ -215,42 +214,3 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             "trust them: safetensors.torch.save_file(torch.load(path, weights_only=True), 'weights.safetensors')"
         )
     return read_tensors(file)
-
-
-def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Put weights into a model that has exactly these names and shapes.
-
-    Raises:
-        LoadError: naming what is missing, unexpected, or of another shape or type.
-    """
-    check_weights(model, weights, source)
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            tensor.copy_(weights[name])
-
-
-def check_weights(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Refuse weights that are not exactly those of a model, which may be one without memory, on the meta device.
-
-    Raises:
-        LoadError: naming what is missing, unexpected, or of another shape or type.
-    """
-    own = model.state_dict()
-    missing, unexpected = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
-    reshaped = [
-        f"{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the model"
-        for name in sorted(set(own) & set(weights))
-        if own[name].shape != weights[name].shape
-    ]
-    if missing or unexpected or reshaped:
-        raise LoadError(
-            f"the weights of {source} do not fit {type(model).__name__}: missing {missing[:5]}, "
-            f"unexpected {unexpected[:5]}, other shapes {reshaped[:5]}"
-        )
-    retyped = [
-        f"{name}: {weights[name].dtype}, expected {own[name].dtype}"
-        for name in own
-        if not is_same_type(own[name], weights[name])
-    ]
-    if retyped:
-        raise LoadError(f"the weights of {source} are of other types than those of the model: {retyped[:5]}")

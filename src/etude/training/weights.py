@@ -43,7 +43,12 @@ class LoadReport:
 
     @override
     def __repr__(self) -> str:
-        lines = [f"{len(self.loaded)} tensors of {self.source} loaded into {self.model}"]
+        return "\n".join([f"{len(self.loaded)} tensors of {self.source} loaded into {self.model}", *self.problems])
+
+    @property
+    def problems(self) -> list[str]:
+        """What did not find its own, a line for each kind."""
+        lines = []
         shapes = [f"{name} ({_shape(theirs)} in the file, {_shape(own)} here)" for name, theirs, own in self.reshaped]
         for title, names in (
             ("not in the file, left as they were", self.missing),
@@ -53,7 +58,49 @@ class LoadReport:
             if names:
                 more = f", and {len(names) - _FEW} more" if len(names) > _FEW else ""
                 lines.append(f"  {len(names)} {title}: {', '.join(names[:_FEW])}{more}")
-        return "\n".join(lines)
+        return lines
+
+
+def load_exactly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Put weights into a model that has exactly these names, shapes and types; raises `LoadError` with a report."""
+    check_weights(model, weights, source)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(weights[name])
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are not exactly those of a model, which may be one without memory, on the meta device.
+
+    Raises:
+        LoadError: naming what is missing, unexpected, or of another shape or type.
+    """
+    report = compare(model, weights, source)
+    if not report.whole:
+        raise LoadError(f"the weights of {source} do not fit {report.model}:\n" + "\n".join(report.problems))
+    refuse_other_types(model.state_dict(), weights, report)
+
+
+def compare(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> LoadReport:
+    """What would become of weights, by names and shapes; nothing is loaded."""
+    own = model.state_dict()
+    both = [name for name in own if name in weights]
+    shapes = [(name, tuple(weights[name].shape), tuple(own[name].shape)) for name in both]
+    return LoadReport(
+        source,
+        type(model).__name__,
+        loaded=[name for name, theirs, ours in shapes if theirs == ours],
+        missing=[name for name in own if name not in weights],
+        unexpected=[name for name in weights if name not in own],
+        reshaped=[(name, theirs, ours) for name, theirs, ours in shapes if theirs != ours],
+    )
+
+
+def refuse_other_types(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], report: LoadReport) -> None:
+    """Raise `LoadError` where a tensor that would be loaded holds numbers of another type than the model's."""
+    if odd := [name for name in report.loaded if not is_same_type(own[name], weights[name])]:
+        types = ", ".join(f"{name} {weights[name].dtype} instead of {own[name].dtype}" for name in odd[:_FEW])
+        raise LoadError(f"the weights of {report.source} are of other types than those of the model: {types}")
 
 
 def load_weights(
@@ -79,30 +126,15 @@ def load_weights(
         from etude.training import saving
 
         return load_weights(model, saving.read_weights(weights), source=source or os.fspath(weights), wanted=wanted)
-    own = model.state_dict()
-    both = [name for name in own if name in weights]
-    report = LoadReport(
-        source or "the weights",
-        type(model).__name__,
-        loaded=[name for name in both if own[name].shape == weights[name].shape],
-        missing=[name for name in own if name not in weights],
-        unexpected=[name for name in weights if name not in own],
-        reshaped=[
-            (name, tuple(weights[name].shape), tuple(own[name].shape))
-            for name in both
-            if own[name].shape != weights[name].shape
-        ],
-    )
+    own, report = model.state_dict(), compare(model, weights, source or "the weights")
     lacking = [name for name in own if wanted is not None and wanted(name) and name not in set(report.loaded)]
     if lacking or not report.loaded:
         what = f"{len(lacking)} tensors that are needed are not there" if lacking else "no tensor fits"
         raise LoadError(
             f"the weights of {report.source} are not those of this {report.model}: {what}. Is it another architecture, "
-            f"or one with other options?\n{report}"
+            "or one with other options?\n" + "\n".join(report.problems)
         )
-    if odd := [name for name in report.loaded if not is_same_type(own[name], weights[name])]:
-        types = ", ".join(f"{name} {weights[name].dtype} instead of {own[name].dtype}" for name in odd[:_FEW])
-        raise LoadError(f"the weights of {report.source} are numbers of other types than the model's: {types}")
+    refuse_other_types(own, weights, report)
     with torch.no_grad():
         for name in report.loaded:
             own[name].copy_(weights[name])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import ConfigError, LoadError
-from etude.training import saving
+from etude.training.weights import check_weights, load_exactly
 from etude.types import Json
 from etude.vision.cnn import LessonCNN
 from etude.vision.xresnet import xresnet18, xresnet34, xresnet50, xresnet101, xresnet152
@@ -99,7 +99,7 @@ def create_for(config: Mapping[str, Any], weights: dict[str, Tensor], source: st
     """
     check_saved(config, weights, source)
     model = create_model(config["arch"], **{name: value for name, value in config.items() if name != "arch"})
-    saving.load_weights(model, weights, source)
+    load_exactly(model, weights, source)
     return model
 
 
@@ -121,4 +121,4 @@ def check_saved(config: Mapping[str, Any], weights: dict[str, Tensor], source: s
             model = create_model(arch, **options)
     except (ConfigError, TypeError) as error:
         raise LoadError(f"the model that {source} describes cannot be built: {error}") from error
-    saving.check_weights(model, weights, source)
+    check_weights(model, weights, source)
