@@ -5,16 +5,24 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from etude import cli
+from etude.runs.draw import draw_curves
+from etude.vision.cnn import LessonCNN
+from etude.vision.show import draw_predictions
 
 COLORS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 FAST = ["--size", "16", "--arch", "lesson_cnn", "--batch-size", "8", "--lr", "0.004"]
+NARROW = (16, 32, 48, 64, 64)
+"""Channels of the lesson's network in a command: what is tested is what lies around its training."""
 
 
 def picture(color: str, number: int) -> Image.Image:
@@ -76,9 +84,19 @@ class Done(NamedTuple):
         return json.loads(self.out.splitlines()[-1])
 
 
+@contextlib.contextmanager
+def with_pictures() -> Iterator[None]:
+    """Runs draw their curves and predictions, which conftest.py keeps those of other tests from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("etude.runs.record.draw_curves", draw_curves)
+        patch.setattr("etude.vision.show.draw_predictions", draw_predictions)
+        yield
+
+
 def etude(*arguments: str | Path) -> Done:
-    """Run `etude ARGUMENTS` in this process."""
+    """Run `etude ARGUMENTS` in this process, with a narrow network of the lesson."""
     out, errors = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+    narrow = mock.patch.dict(LessonCNN.__init__.__kwdefaults__, widths=NARROW)
+    with narrow, contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         code = cli.run_command([str(argument) for argument in arguments])
     return Done(code, out.getvalue(), errors.getvalue())

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import ast
 import builtins
+import gc
 import importlib
 import os
 import pkgutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
 import pytest
-import torch
 
 import runtime_types
 
 REPO = Path(__file__).parent.parent
-
-# Functions with shapes in their signature are decorated as they are imported. The package imports jaxtyping's names for
-# type checkers only, so they are lent to it here.
-for _name in ("Bool", "Float", "Int", "Shaped", "UInt8"):
-    setattr(builtins, _name, getattr(jaxtyping, _name))
-runtime_types.check_shapes()
 
 
 def _import_for_type_checkers(module: object, source: str) -> None:
@@ -41,10 +36,31 @@ def _import_everything() -> None:
     modules = [importlib.import_module(name) for name in names]
     for module in modules:
         assert module.__file__ is not None
-        _import_for_type_checkers(module, Path(module.__file__).read_text(encoding="utf-8"))
+        source = Path(module.__file__).read_text(encoding="utf-8")
+        if runtime_types.has_shapes(source):
+            _import_for_type_checkers(module, source)
 
 
-_import_everything()
+def pytest_configure(config: pytest.Config) -> None:
+    """Functions with shapes in their signature are decorated as they are imported.
+
+    The package imports jaxtyping's names for type checkers only, so they are lent to it here. The process that only
+    hands tests to those of `pytest -n` needs nothing of this.
+    """
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    gc.disable()
+    for name in ("Bool", "Float", "Int", "Shaped", "UInt8"):
+        setattr(builtins, name, getattr(jaxtyping, name))
+    runtime_types.check_shapes()
+    _import_everything()
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays to the end: no search for garbage looks at it again."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -59,8 +75,19 @@ def _one_thread_for_each_command() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _runs_draw_nothing() -> Iterator[None]:
+    """Curves and predictions take longer to draw than a short training; see `coloring.with_pictures`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("etude.runs.record.draw_curves", lambda *_: None)
+        patch.setattr("etude.vision.show.draw_predictions", lambda *_: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _quiet_machine() -> None:
+    import torch  # not above: the process that only hands out tests goes without
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
 

@@ -7,6 +7,7 @@ Each leads a session of its own, writes to FOLDER/out and FOLDER/err, and ends a
 
 from __future__ import annotations
 
+import gc
 import multiprocessing.forkserver
 import os
 import signal
@@ -66,15 +67,15 @@ def a_writer_that_hangs(folder: Path) -> None:
     learner([Checkpoints(folder, every=1)]).fit(3, lr=0.05)
 
 
-def _big(callbacks: list[Callback]) -> None:
+def _big(callbacks: list[Callback], width: int = 8000) -> None:
     made = learner(callbacks)
-    made.model[5] = nn.Sequential(nn.Linear(128, 8000), nn.Linear(8000, 1000), nn.Linear(1000, 4))
+    made.model[5] = nn.Sequential(nn.Linear(128, width), nn.Linear(width, 1000), nn.Linear(1000, 4))
     made.fit(9, lr=0.05)
 
 
 def a_callback_that_leaves(folder: Path) -> None:
     """While a checkpoint is written that takes long."""
-    _big([Checkpoints(folder, every=1), Tell(leave_at=2)])
+    _big([Checkpoints(folder, every=1), Tell(leave_at=2)], width=3000)
 
 
 def a_big_checkpoint(folder: Path) -> None:
@@ -139,6 +140,9 @@ def _become(name: str, folder: Path) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     learner([]).fit(1, lr=0.05)
+    # so that the ends of the forks do not search what they have inherited for garbage
+    gc.collect()
+    gc.freeze()
     print("ready", flush=True)
     while line := sys.stdin.readline():
         name, folder = line.strip().split("\t")

@@ -25,7 +25,7 @@ from etude import (
     SkipStep,
 )
 from etude.recipes.options import TrainOptions, check
-from etude.recipes.training import mixing
+from etude.recipes.pictures import mixing
 from etude.testing import same
 from etude.training.callback import describe
 from mixers import known, learner, shares_of_labels, shares_of_pixels, through

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,12 +14,15 @@ import torch
 from PIL import Image
 
 import etude
+from coloring import etude as command
+from coloring import with_pictures
 from etude import cli
 from etude.recipes.options import in_flags
 
 COMMANDS = ("demo", "train", "imagenette", "imagewoof", "techniques-study", "noisy-label-study", "predict", "evaluate")
 COMMANDS += ("finetune", "pets-study", "resume", "runs", "show", "compare", "report", "export")
-TRAININGS = ("demo", "train", "finetune", "imagenette", "imagewoof")
+COMMANDS += ("demo-text", "lm", "classify-text", "ulmfit", "generate", "bptt-study")
+TRAININGS = ("demo", "train", "finetune", "imagenette", "imagewoof", "lm", "classify-text")
 COMMANDS += ("lr-find", "plan", *(f"{command} {name}" for command in ("lr-find", "plan") for name in TRAININGS))
 DATA_COMMANDS = ("data", "data list", "data get", "data check", "data show", "data cache")
 
@@ -66,7 +68,7 @@ def test_options_come_in_the_order_of_a_training(capsys):
         (["demo", "--device", "warp", "--run-dir", "x"], "device 'warp' cannot be used"),
         (["demo", "--mixup", "-1", "--run-dir", "x"], "--mixup must be a finite number of at least 0, got -1.0"),
         (["train"], "name a folder or archive of pictures"),
-        (["train", "here", "--data", "there"], "two places for the pictures, here and --data there"),
+        (["train", "here", "--data", "there"], "two places for the data, here and --data there"),
         (["train", "here", "--epoch", "3"], "Did you mean --epochs?"),
         (["train", "here", "--valid-pct", "20"], "--valid-pct must be a share from 0 to 1, such as 0.2, got 20.0"),
         (["train", "here", "--erase", "3"], "--erase must be a share from 0 to 1"),
@@ -99,6 +101,27 @@ def test_options_come_in_the_order_of_a_training(capsys):
         (["lr-find", "demo", "--run-dir", "x"], "--run-dir"),
         (["lr-find", "train"], "name a folder or archive of pictures"),
         (["lr-find", "train", "here", "--arch", "xresnet19"], "did you mean 'xresnet18'?"),
+        (["lm"], "name a folder of .txt files, an archive, a .csv or .jsonl"),
+        (["lm", "here", "--data", "there"], "two places for the data, here and --data there"),
+        (["lm", "here", "--label", "top"], "--label"),
+        (["lm", "here", "--bptt", "0"], "--bptt must be a number of at least 1, got 0"),
+        (["lm", "here", "--drop-mult", "-1"], "--drop-mult must be a finite number of at least 0, got -1.0"),
+        (["lm", "here", "--momentum", "0.8"], "--momentum"),
+        (["lm", "here", "--momentum", "0.8", "1"], "--momentum must be two numbers from 0 to below 1, got 0.8 1.0"),
+        (["lm", "here", "--freeze-epochs", "2"], "--freeze-epochs has no effect here: without --from"),
+        (["lm", "here", "--tokenizer", "letters"], "letters"),
+        (["classify-text"], "name a folder of .txt files"),
+        (["classify-text", "here", "--max-length", "0"], "--max-length must be a number of at least 1, got 0"),
+        (["ulmfit"], "name a folder of .txt files"),
+        (["ulmfit", "here", "--both", "--backward"], "--both reads forward and backward; leave out --backward"),
+        (["ulmfit", "here", "--lm-backward", "x"], "--lm-backward has no effect without --both"),
+        (["ulmfit", "here", "--both", "--lm", "x"], "say --lm-backward for the other too"),
+        (["ulmfit", "here", "--lm-epochs", "0"], "--lm-epochs must be a number of at least 1, got 0"),
+        (["generate"], "RUN"),
+        (["generate", "run", "--temperatur", "1"], "Did you mean --temperature?"),
+        (["demo-text", "--epoch", "3"], "Did you mean --epochs?"),
+        (["demo-text", "--seeds", "0"], "--seeds must be a number of at least 1"),
+        (["bptt-study", "here", "--bptt", "70"], "--bptt 70 cannot be halved 2 times; take a multiple of 4"),
         (["predict", "run"], "FILES"),
         (["predict", "run", "a.jpg", "--tpo", "2"], "unknown option --tpo"),
         (["predict", "run", "a.jpg", "--top", "0"], "--top must be at least 1"),
@@ -171,16 +194,17 @@ def test_a_folder_that_holds_something_is_not_touched(tmp_path, capsys, command)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """One short real run of the demo."""
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("demo") / "run"
-    command = f"{sys.executable} -m etude demo --epochs 3 --seed 7 --run-dir {folder} --json"
-    done = subprocess.run(command.split(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    with with_pictures():
+        done = command("demo", "--epochs", "3", "--seed", "7", "--run-dir", folder, "--json")
+    assert done.code == 0, done.errors
     return folder, done
 
 
 def test_the_last_line_is_one_json_object(run):
     folder, done = run
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = done.json
 
     assert result["run"] == str(folder)
     assert 0.9 < result["valid_accuracy"] <= 1
@@ -239,17 +263,30 @@ def test_the_trained_model_can_be_loaded(run):
 
 
 def test_the_same_seed_gives_the_same_run(run, tmp_path):
-    torch.set_num_threads(json.loads((run[0] / "environment.json").read_text())["threads"])
-    cli.run_command(["demo", "--epochs", "3", "--seed", "7", "--run-dir", str(tmp_path / "again")])
+    command("demo", "--epochs", "3", "--seed", "7", "--run-dir", tmp_path / "again")
     again = (tmp_path / "again" / "model.safetensors").read_bytes()
 
     assert again == (run[0] / "model.safetensors").read_bytes()
 
 
-def test_quiet_prints_the_json_line_only(tmp_path, capsys):
-    assert cli.run_command(["demo", "--epochs", "1", "--run-dir", str(tmp_path / "run"), "--quiet", "--json"]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
+@pytest.mark.slow
+def test_a_process_of_its_own_gives_the_same_run(etude_command, tmp_path):
+    demo = ["demo", "--epochs", "1", "--seed", "7", "--json", "--run-dir"]
+    done = subprocess.run([*etude_command, *demo, str(tmp_path / "own")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == json.loads((tmp_path / "own" / "result.json").read_text())
+    torch.set_num_threads(json.loads((tmp_path / "own" / "environment.json").read_text())["threads"])
+    assert cli.run_command([*demo, str(tmp_path / "here")]) == 0
+    own, here = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("own", "here"))
 
+    assert own == here
+
+
+def test_quiet_prints_the_json_line_only(tmp_path):
+    done = command("demo", "--epochs", "1", "--run-dir", tmp_path / "run", "--quiet", "--json")
+    (line,) = done.out.splitlines()
+
+    assert done.code == 0
     assert json.loads(line)["epochs"] == 1
 
 

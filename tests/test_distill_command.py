@@ -57,8 +57,6 @@ def test_a_wrong_teacher_is_refused_before_anything_is_read(options, error, word
 
 @pytest.mark.slow
 def test_a_run_with_a_teacher_is_resumed_exactly_and_refuses_another(tmp_path, monkeypatch):
-    monkeypatch.setattr("etude.runs.record.draw_curves", lambda *_: None)
-    monkeypatch.setattr("etude.vision.show.draw_predictions", lambda *_: None)
     colors, teacher = save_colors(tmp_path / "colors"), tmp_path / "teacher"
     assert command("train", colors, *TRAIN, "--seed", "1", "--run-dir", teacher).code == 0
     taught = [colors, *TRAIN, "--teacher", teacher, "--temperature", "2", "--distill-weight", "0.5"]

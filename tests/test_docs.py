@@ -25,7 +25,8 @@ from etude.training.callbacks.mixup import draw_weights
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
-ELSEWHERE = {"from-the-notes.md", "README.zh-CN.md"}  # run by test_from_the_notes.py; the same blocks as README.md
+ELSEWHERE = {"from-the-notes.md", "other-sequences.md", "README.zh-CN.md"}
+"""Run by tests of their own; the last one has the same blocks as README.md."""
 PICTURES_PER_CLASS = 12
 """In the folder that the pages' code finds as photos/: few, because the README trains a large model on them."""
 SMALLER = {
@@ -119,7 +120,7 @@ def has_code(page: Path) -> bool:
 
 
 SLOW = {"looking-inside.md", "your-own-step.md", "mixup.md", "write-a-callback.md", "plan.md", "learning-rate.md"}
-SLOW |= {"export.md", "transfer-learning.md"}
+SLOW |= {"export.md", "transfer-learning.md", "ulmfit.md"}
 """Pages whose code trains for more than a few seconds."""
 
 

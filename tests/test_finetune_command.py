@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import etude as library
-from coloring import FAST, etude, save_colors
+from coloring import FAST, NARROW, etude, save_colors
 from etude import ConfigError
 from etude.recipes import pets_study
 from etude.recipes.finetune import FinetuneOptions, training
@@ -35,13 +35,6 @@ FEW = [
     "--epochs",
     "2",
 ]
-
-
-@pytest.fixture(autouse=True)
-def _without_pictures(monkeypatch):
-    """Curves and predictions take longer to draw than so short a training."""
-    monkeypatch.setattr("etude.runs.record.draw_curves", lambda *_: None)
-    monkeypatch.setattr("etude.vision.show.draw_predictions", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +86,13 @@ def test_each_phase_is_said_and_recorded(tuned):
 def test_the_tuned_run_predicts(tuned, colors):
     loaded = library.load(tuned[0])
 
-    assert loaded.model[-1].in_features == 2 * 512, "the new head pools by maximum and average"
+    assert loaded.model[-1].in_features == 2 * NARROW[-1], "the new head pools by maximum and average"
     assert loaded.predict(next((colors / "red").glob("*.png"))).label in ("red", "green", "blue")
 
 
-@pytest.mark.parametrize(("after", "phase", "step"), [(1, 0, 2), (10, 1, 7), (18, 2, 11)])
+@pytest.mark.parametrize(
+    ("after", "phase", "step"), [(1, 0, 2), (10, 1, 7), pytest.param(18, 2, 11, marks=pytest.mark.slow)]
+)
 def test_a_tuning_that_was_stopped_ends_as_if_it_had_not_been(
     after, phase, step, tuned, colors, body, tmp_path, monkeypatch
 ):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from coloring import etude, picture, save_colors
+from coloring import FAST, etude, picture, save_colors
 from drawing import classes, load_small
 from etude import ConfigError, load, vision
 from etude.data.vocab import Vocab
@@ -22,12 +22,21 @@ def colors(tmp_path):
     return save_colors(tmp_path / "colors")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A short training on such pictures."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("first-user")
+    short = ["--valid-pct", "0.25", "--epochs", "1", "--precision", "fp32", "--quiet"]
+    done = etude("train", save_colors(folder / "colors"), *FAST, *short, "--run-dir", folder / "run")
+    assert done.code == 0, done.errors
+    return folder / "run"
+
+
 @pytest.fixture
-def run(colors, tmp_path):
-    """A short training on them."""
-    short = ["--valid-pct", "0.25", "--size", "16", "--epochs", "1", "--precision", "fp32", "--quiet"]
-    etude("train", colors, *short, "--run-dir", tmp_path / "run")
-    return tmp_path / "run"
+def run(trained, tmp_path):
+    """A copy of its folder, to be changed."""
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def test_pictures_numbered_by_other_classes_are_refused(tmp_path):

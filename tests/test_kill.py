@@ -22,7 +22,7 @@ if os.name != "nt":
     SIGNALS.append(pytest.param(signal.SIGKILL, marks=pytest.mark.slow))
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [11, pytest.param(40, marks=pytest.mark.slow)])
 def test_kills_at_every_kind_of_place(kills):
     # without fork each life is a Python of its own
     count = str(kills if "fork" in dir(os) else 6)

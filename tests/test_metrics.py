@@ -155,7 +155,8 @@ def test_batches_of_different_trailing_shapes_are_measured_one_by_one():
         ]
     ]
 
-    assert _measure(outputs)["accuracy"] == pytest.approx(2 / 8)
+    # every target counts, of the two samples with four each and of the six with three
+    assert _measure(outputs)["accuracy"] == pytest.approx(2 * 4 / (2 * 4 + 6 * 3))
 
 
 def test_a_loss_that_sums_is_averaged_over_samples():

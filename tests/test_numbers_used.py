@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import etude as library
-from coloring import FAST, etude
+from coloring import FAST, etude, with_pictures
 from etude import LoadError, MixUp, vision
 from numbered import learner, load, save
 
@@ -37,7 +37,8 @@ def run(bright):
         "--run-dir",
         bright.parent / "run",
     ]
-    done = etude("train", bright, *FAST, *short, "--json")
+    with with_pictures():
+        done = etude("train", bright, *FAST, *short, "--json")
     assert done.code == 0, done.errors
     return bright.parent / "run"
 

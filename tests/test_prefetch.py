@@ -36,7 +36,8 @@ def _threads():
 @pytest.fixture(autouse=True)
 def _no_thread_is_left():
     yield
-    gc.collect()
+    if _threads():
+        gc.collect()
     assert not _threads()
 
 

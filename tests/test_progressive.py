@@ -298,8 +298,6 @@ def test_a_plan_without_it_has_no_phases(colors):
 
 
 def test_the_command_records_it_and_a_stopped_run_ends_with_the_same_bits(colors, tmp_path, monkeypatch):
-    monkeypatch.setattr("etude.runs.record.draw_curves", lambda *_: None)
-    monkeypatch.setattr("etude.vision.show.draw_predictions", lambda *_: None)
     train = ["train", colors, *TRAIN, "--progressive", "0.5"]
     assert etude(*train, "--run-dir", tmp_path / "whole").code == 0
     with stopped_after(3, monkeypatch):

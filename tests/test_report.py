@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from PIL import Image
 
 import etude as library
 from coloring import FAST, etude
+from etude.runs import findings as parts
 from etude.runs.findings import Pictures, findings
 from reading_reports import picture, read
 from run_folders import make_run, make_seeds
@@ -117,6 +119,15 @@ def test_numbers_are_those_of_evaluate(made):
         assert name in page.text
 
 
+@pytest.fixture
+def _without_charts(monkeypatch):
+    """They take longer to draw than all the rest of a report, and are looked at in that of the whole run."""
+    chart = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(chart, format="PNG")
+    monkeypatch.setattr(parts, "png_bytes", lambda *_: chart.getvalue())
+
+
+@pytest.mark.usefixtures("_without_charts")
 def test_a_temperature_that_is_none_is_null(made, tmp_path):
     """Where all answers are wrong, the hotter the better, without end."""
     data, planted, run, _ = made
@@ -132,6 +143,7 @@ def test_a_temperature_that_is_none_is_null(made, tmp_path):
     assert made[3].json["temperature"] > 0
 
 
+@pytest.mark.usefixtures("_without_charts")
 def test_errors_of_several_numbers_are_shown_in_deviations():
     true = torch.randn(30, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     said = true.clone()
@@ -201,6 +213,7 @@ def copied(made, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.usefixtures("_without_charts")
 def test_a_run_whose_pictures_are_gone_still_gets_a_report(copied):
     config = json.loads((copied / "config.json").read_text())
     config["options"]["data"] = str(copied / "<gone>")
@@ -273,6 +286,7 @@ def test_other_data_is_looked_at_and_what_was_trained_on_is_said(made, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["other.html"]
 
 
+@pytest.mark.usefixtures("_without_charts")
 def test_other_data_takes_no_place_from_the_runs_own(made, copied):
     (copied / "report.html").write_text("own")
     done = etude("report", copied, "--data", made[0] / "valid")

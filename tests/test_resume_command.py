@@ -21,13 +21,6 @@ def colors(tmp_path_factory) -> Path:
     return save_colors(tmp_path_factory.mktemp("resume") / "colors")
 
 
-@pytest.fixture(autouse=True)
-def _without_pictures(monkeypatch):
-    """Curves and predictions take longer to draw than so short a training."""
-    monkeypatch.setattr("etude.runs.record.draw_curves", lambda *_: None)
-    monkeypatch.setattr("etude.vision.show.draw_predictions", lambda *_: None)
-
-
 @pytest.fixture(scope="module")
 def whole(colors, tmp_path_factory) -> Path:
     """A run that was never stopped."""
@@ -37,15 +30,23 @@ def whole(colors, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def stopped(colors, tmp_path, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def cut(colors, tmp_path_factory) -> Path:
     """A run that was stopped in its second epoch."""
-    with stopped_after(4, monkeypatch):
-        etude("train", colors, *TRAIN, "--run-dir", tmp_path / "run")
-    return tmp_path / "run"
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("cut") / "run"
+    with pytest.MonkeyPatch.context() as patch, stopped_after(4, patch):
+        etude("train", colors, *TRAIN, "--run-dir", folder)
+    return folder
 
 
-@pytest.mark.parametrize("after", [0, 3, 8])
+@pytest.fixture
+def stopped(cut, tmp_path) -> Path:
+    """A copy of its folder, to be changed."""
+    return shutil.copytree(cut, tmp_path / "run")
+
+
+@pytest.mark.parametrize("after", [0, pytest.param(3, marks=pytest.mark.slow), 8])
 def test_weights_and_history_are_those_of_a_run_never_stopped(whole, colors, tmp_path, monkeypatch, after):
     folder = tmp_path / "run"
     with stopped_after(after, monkeypatch):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
-from coloring import etude, save_colors
+from coloring import FAST, etude, save_colors
 from stopped_commands import TRAIN, digest, read, stopped_after
 
 
@@ -17,19 +19,21 @@ def colors(tmp_path_factory) -> Path:
     return save_colors(tmp_path_factory.mktemp("several") / "colors")
 
 
-@pytest.fixture(autouse=True)
-def _without_pictures(monkeypatch):
-    """Curves and predictions take longer to draw than so short a training."""
-    monkeypatch.setattr("etude.runs.record.draw_curves", lambda *_: None)
-    monkeypatch.setattr("etude.vision.show.draw_predictions", lambda *_: None)
+@pytest.fixture(scope="module")
+def cut(colors, tmp_path_factory) -> Path:
+    """Two seeds, stopped in the first."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("cut") / "cut"
+    with pytest.MonkeyPatch.context() as patch, stopped_after(1, patch):
+        etude("train", colors, *TRAIN, "--seeds", "2", "--run-dir", folder)
+    return folder
 
 
 @pytest.mark.parametrize("name", ["../precious", "/tmp/precious", "..", ""])
-def test_a_part_never_leads_out_of_its_folder(colors, tmp_path, monkeypatch, name):
+def test_a_part_never_leads_out_of_its_folder(cut, tmp_path, name):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "mine.txt").write_text("precious")
-    with stopped_after(1, monkeypatch):
-        etude("train", colors, *TRAIN, "--seeds", "2", "--run-dir", tmp_path / "cut")
+    shutil.copytree(cut, tmp_path / "cut")
     config = read(tmp_path / "cut" / "config.json")
     config["several"]["parts"][name] = config["several"]["parts"].pop("seed-42")
     (tmp_path / "cut" / "config.json").write_text(json.dumps(config))
@@ -40,9 +44,8 @@ def test_a_part_never_leads_out_of_its_folder(colors, tmp_path, monkeypatch, nam
     assert (tmp_path / "precious" / "mine.txt").read_text() == "precious"
 
 
-def test_a_parts_folder_that_holds_something_else_is_not_touched(colors, tmp_path, monkeypatch):
-    with stopped_after(1, monkeypatch):
-        etude("train", colors, *TRAIN, "--seeds", "2", "--run-dir", tmp_path / "cut")
+def test_a_parts_folder_that_holds_something_else_is_not_touched(cut, tmp_path):
+    shutil.copytree(cut, tmp_path / "cut")
     (tmp_path / "cut" / "seed-43").mkdir()
     (tmp_path / "cut" / "seed-43" / "mine.txt").write_text("precious")
     done = etude("resume", tmp_path / "cut")
@@ -67,7 +70,7 @@ def test_seeds_go_on_where_they_were_stopped(colors, tmp_path, monkeypatch):
 
 
 def test_a_study_goes_on_where_it_was_stopped(colors, tmp_path, monkeypatch):
-    study = ["techniques-study", "--data", colors, "--valid-pct", "0.25", "--size", "16", "--batch-size", "16"]
+    study = ["techniques-study", "--data", colors, "--valid-pct", "0.25", *FAST, "--epochs", "1"]
     study += ["--seeds", "1", "--precision", "fp32"]
     assert etude(*study, "--run-dir", tmp_path / "whole").code == 0
     with stopped_after(3, monkeypatch):

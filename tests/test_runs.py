@@ -31,12 +31,8 @@ def real(tmp_path_factory):
     """Two seeds of a real run, made by the command, and one of them beside them."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("real") / "runs"
-    with pytest.MonkeyPatch.context() as patch:
-        # drawing takes longer than so short a training
-        patch.setattr("etude.runs.record.draw_curves", lambda *_: None)
-        patch.setattr("etude.vision.show.draw_predictions", lambda *_: None)
-        flags = ["--epochs", "1", "--lr", "0.02", "--seeds", "2", "--quiet"]
-        done = etude("demo", *flags, "--run-dir", folder / "both")
+    flags = ["--epochs", "1", "--lr", "0.02", "--seeds", "2", "--quiet"]
+    done = etude("demo", *flags, "--run-dir", folder / "both")
     assert done.code == 0, done.errors
     shutil.copytree(folder / "both" / "seed-42", folder / "one")
     return folder

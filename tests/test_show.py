@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -117,6 +118,33 @@ def test_what_is_drawn_is_asked_for_and_brought_home_from_where_it_lies(monkeypa
     assert {batch.inputs.device.type, batch.targets.device.type, batch.indices.device.type} == {"meta"}
 
 
+def test_a_notebook_has_one_output_that_is_updated(monkeypatch, capsys):
+    """Without a kernel, which takes seconds to start; the next test has one."""
+    outputs = []
+
+    class Handle:
+        def update(self, html):
+            outputs[-1].append(html)
+
+    def shown(html, *, display_id):
+        outputs.append([html])
+        return Handle()
+
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(HTML=str, display=shown))
+    batches = [(torch.randn(8, 4), torch.randint(3, (8,)))] * 3
+    learner = etude.Learner(nn.Linear(4, 3), (batches, batches), nn.CrossEntropyLoss(), torch.optim.SGD, device="cpu")
+    learner.fit(2, lr=0.1)
+
+    (versions,) = outputs
+    assert any("<progress" in html for html in versions)
+    assert versions[-1].count("<tr>") == 3
+    assert "<progress" not in versions[-1], "the finished bar does not stay"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
 def test_a_notebook_keeps_one_output():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(FIT + "_ = learner.fit(2, lr=0.1)")])
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()

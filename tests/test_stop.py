@@ -74,8 +74,15 @@ class Training:
         return int(number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-@pytest.mark.parametrize("what", ["step", "writer"])
+@pytest.mark.parametrize(
+    ("what", "number"),
+    [
+        pytest.param("step", signal.SIGINT, id="step-SIGINT"),
+        pytest.param("step", signal.SIGTERM, id="step-SIGTERM", marks=pytest.mark.slow),
+        pytest.param("writer", signal.SIGINT, id="writer-SIGINT", marks=pytest.mark.slow),
+        pytest.param("writer", signal.SIGTERM, id="writer-SIGTERM"),
+    ],
+)
 def test_the_second_signal_ends_a_training_that_hangs(what, number, server, tmp_path):
     training = Training(server, what, tmp_path)
     training.wait_for("hanging")
@@ -112,7 +119,8 @@ def test_a_callback_that_leaves_the_process_does_not_cost_the_checkpoint_under_w
 @pytest.mark.parametrize(
     "kind",
     [
-        *("fork", "persistent", "ready-made", "ready-made persistent"),
+        *("fork", "ready-made persistent"),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("persistent", "ready-made")),
         *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("spawn", "forkserver", "ready-made spawn")),
     ],
 )

@@ -221,13 +221,18 @@ def _process(root):
 
 def test_two_processes_make_one_store(tmp_path):
     _files(tmp_path / "data", a=b"\1\2")
-    first = _process(tmp_path / "data")
+    first, codec, said = _process(tmp_path / "data"), Bytes(), []
     assert first.stdout.readline() == "decoding\n"
-    second = _process(tmp_path / "data")
-    assert second.stdout.readline().startswith("another process is preparing")
-    (tmp_path / "go").touch()
 
-    assert [process.communicate(timeout=60)[0] for process in (first, second)] == ["sum 3\n", "sum 3\n"]
+    def say(line):
+        said.append(line)
+        (tmp_path / "go").touch()
+
+    store = open_or_build([tmp_path / "data" / "a"], tmp_path / "data", codec, say=say)
+
+    assert said[0].startswith("another process is preparing")
+    assert first.communicate(timeout=60)[0] == "sum 3\n"
+    assert (_text(store, 0), codec.decoded) == (b"\1\2", [])
 
 
 def test_a_killed_process_leaves_nothing_that_is_taken_for_a_store(tmp_path):

@@ -113,7 +113,7 @@ def test_pictures_are_normalized_as_the_bodys_own_were(tmp_path, capsys):
 # -- layer groups -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ["xresnet18", "xresnet50", "lesson_cnn"])
+@pytest.mark.parametrize("arch", ["xresnet18", pytest.param("xresnet50", marks=pytest.mark.slow), "lesson_cnn"])
 @pytest.mark.parametrize("groups", [transfer.norms_with_head, transfer.in_thirds, None])
 def test_groups_hold_every_parameter_once(arch, groups):
     """Row T9: `layer_groups` refuses anything else; here, that what the functions give is what they say."""
@@ -251,7 +251,7 @@ def test_an_error_in_a_phase_thaws_what_it_froze():
     assert learner.progress.phase == 0
 
 
-@pytest.mark.parametrize("phase", [0, 1, 2])
+@pytest.mark.parametrize("phase", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_training_in_phases_goes_on_as_if_it_had_not_been_stopped(phase, tmp_path, monkeypatch):
     phases = [
         TuningPhase(epochs=1, lr=0.05, trained=1, norm="frozen"),
@@ -310,7 +310,7 @@ def test_other_phases_than_those_of_the_checkpoint_are_refused(tmp_path):
 # -- what is shown ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", ["train", "affine", "frozen"])
+@pytest.mark.parametrize("norm", ["train", pytest.param("affine", marks=pytest.mark.slow), "frozen"])
 def test_the_summary_shows_what_each_layers_norms_do(norm):
     model = vision.xresnet18(num_classes=4)
     learner = Learner(model, [(pictures(), torch.arange(4))], nn.CrossEntropyLoss(), torch.optim.SGD, progress=False)

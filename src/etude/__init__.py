@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from etude import muon as muon
     from etude import optim as optim
     from etude import schedules as schedules
+    from etude import text as text
     from etude import vision as vision
     from etude.data.loaders import ArrayLoader as ArrayLoader
     from etude.data.loaders import DataLoaders as DataLoaders
@@ -78,6 +79,7 @@ _MODULES = {
     "muon": "muon",
     "optim": "optim",
     "schedules": "schedules",
+    "text": "text",
     "transfer": "training.transfer",
     "vision": "vision",
 }

@@ -13,7 +13,20 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from etude.commands import data, export, finetune, lr_find, plan, predict, report, resume, runs, train
+from etude.commands import (
+    data,
+    export,
+    finetune,
+    lr_find,
+    plan,
+    predict,
+    report,
+    resume,
+    runs,
+    text,
+    text_before,
+    train,
+)
 from etude.commands.shared import SomeBadError
 from etude.recipes import options as given
 
@@ -35,6 +48,12 @@ app.command(train.imagewoof)
 app.command(train.techniques_study)
 app.command(train.noisy_label_study)
 app.command(finetune.pets_study)
+app.command(text.demo_text)
+app.command(text.lm)
+app.command(text.classify_text)
+app.command(text.ulmfit)
+app.command(text.generate)
+app.command(text.bptt_study)
 app.command(resume.resume)
 app.command(predict.predict)
 app.command(predict.evaluate)
@@ -61,6 +80,8 @@ lr_find_app.command(lr_find.train)
 lr_find_app.command(lr_find.finetune)
 lr_find_app.command(lr_find.imagenette)
 lr_find_app.command(lr_find.imagewoof)
+lr_find_app.command(text_before.lr_find_lm, name="lm")
+lr_find_app.command(text_before.lr_find_classify_text, name="classify-text")
 
 plan_app = App(
     name="plan",
@@ -73,6 +94,8 @@ plan_app.command(plan.train)
 plan_app.command(plan.finetune)
 plan_app.command(plan.imagenette)
 plan_app.command(plan.imagewoof)
+plan_app.command(text_before.plan_lm, name="lm")
+plan_app.command(text_before.plan_classify_text, name="classify-text")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

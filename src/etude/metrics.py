@@ -6,13 +6,18 @@ keeps the predictions of a block of batches and computes each metric once per bl
 metrics of every single step would cost more than the rest of the training loop. Predictions that are more than one
 tensor cannot be joined, so those are computed at once. Everything stays on the device until `compute`, which reads it
 once.
+
+What costs much, or means nothing where a training objective holds penalties, is left out of training: `ValidOnly`, and
+`OfLoss` for what follows from the mean loss alone and so costs nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict, final
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +33,41 @@ from etude.set_metrics import MergedMetric as MergedMetric
 from etude.set_metrics import SetMetric as SetMetric
 from etude.set_metrics import average_precisions as average_precisions
 from etude.set_metrics import wide
-from etude.types import MixedTargets, StepOutput
+from etude.types import MixedTargets, StepOutput, count_targets
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-Metric: TypeAlias = Callable[..., Tensor] | SetMetric
+
+@final
+@dataclass(frozen=True)
+class ValidOnly:
+    """A metric that is computed in validation, and not in training, where it would cost too much."""
+
+    name: str
+    """What its column is called."""
+    metric: Callable[..., Tensor] | SetMetric
+
+
+@final
+@dataclass(frozen=True)
+class OfLoss:
+    """A number made of the mean validation loss. Training has none: its loss may hold penalties."""
+
+    name: str
+    """What its column is called."""
+    value: Callable[[float], float]
+
+
+Metric: TypeAlias = Callable[..., Tensor] | SetMetric | ValidOnly | OfLoss
+
+
+def _exponential(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+perplexity = OfLoss("perplexity", _exponential)
+"""Of a language model whose loss is the cross entropy per token: between how many words it seems to waver. SPEC R14."""
 
 _BLOCK_BATCHES = 50
 _BLOCK_BYTES = 64 << 20
@@ -106,6 +140,11 @@ class _Seen(NamedTuple):
     targets: Any
     size: int
 
+    @property
+    def num_targets(self) -> int:
+        """What the batch counts in a mean: its samples, or their tokens."""
+        return count_targets(self.targets, self.size)
+
 
 class MeterState(TypedDict):
     """What a meter has added up."""
@@ -117,15 +156,17 @@ class MeterState(TypedDict):
 
 
 class EpochMeter:
-    """The mean loss and metrics of one pass over the data, each batch weighted by its number of samples.
+    """The mean loss and metrics of one pass over the data, each batch weighted by its number of samples or tokens.
 
     Args:
         metrics: name to metric; see `named`.
         loss_is_sum: the loss function sums over the batch instead of averaging.
+        training: leave out what is for validation only.
     """
 
-    def __init__(self, metrics: Mapping[str, Metric], *, loss_is_sum: bool = False) -> None:
-        self._metrics, self._loss_is_sum = metrics, loss_is_sum
+    def __init__(self, metrics: Mapping[str, Metric], *, loss_is_sum: bool = False, training: bool = False) -> None:
+        self._metrics, self._of_loss = _for_pass(metrics, training)
+        self._loss_is_sum = loss_is_sum
         self._block: list[_Seen] = []
         self._bytes = 0
         self._count = 0
@@ -150,10 +191,11 @@ class EpochMeter:
             return {}
         flat = torch.cat([value.flatten() for value in self._sums.values()]).cpu()
         parts = flat.split([value.numel() for value in self._sums.values()])
-        return {
+        values = {
             name: self._value(name, part.view_as(value))
             for (name, value), part in zip(self._sums.items(), parts, strict=True)
         }
+        return values | {name: metric.value(values["loss"]) for name, metric in self._of_loss.items()}
 
     def _value(self, name: str, sums: Tensor) -> float:
         metric = self._metrics.get(name)
@@ -179,24 +221,25 @@ class EpochMeter:
         form = losses.dtype if losses.device.type == "mps" else torch.float64
         amounts = [self._amount(seen) for seen in block]
         self._add("loss", torch.stack(torch._foreach_mul(list(losses.to(form).unbind()), amounts)).sum())
-        self._count += sum(seen.size for seen in block)
+        self._count += sum(seen.num_targets for seen in block)
         if not self._metrics:
             return
-        for preds, targets, count in _joined(block):
+        for preds, targets, size in _joined(block):
+            count = count_targets(targets, size)
             for name, metric in self._metrics.items():
                 if isinstance(metric, SetMetric):
                     self._add(name, metric.sums(preds, targets).to(form))
                     continue
                 value = torch.as_tensor(metric(preds, targets), device=losses.device).to(form)
-                if value.ndim and len(value) != count:
+                if value.ndim and len(value) != size:
                     raise ConfigError(
-                        f"the metric {name} gave {tuple(value.shape)} for {count} samples; expected their mean, or one "
+                        f"the metric {name} gave {tuple(value.shape)} for {size} samples; expected their mean, or one "
                         "value for each; what is neither is a SetMetric"
                     )
-                self._add(name, value * count if value.ndim == 0 else value.sum())
+                self._add(name, value * count if value.ndim == 0 else value.sum() * (count // size))
 
     def _amount(self, seen: _Seen) -> float:
-        return 1.0 if self._loss_is_sum else float(seen.size)
+        return 1.0 if self._loss_is_sum else float(seen.num_targets)
 
     def _add(self, name: str, value: Tensor) -> None:
         metric = self._metrics.get(name)
@@ -216,7 +259,7 @@ def named(metrics: Sequence[Metric] | Mapping[str, Metric]) -> dict[str, Metric]
     """
     if isinstance(metrics, Mapping):
         return dict(metrics)
-    if not isinstance(metrics, Sequence) or not all(callable(one) or isinstance(one, SetMetric) for one in metrics):
+    if not isinstance(metrics, Sequence) or not all(map(_is_metric, metrics)):
         raise ConfigError(f"metrics must be a list of functions (preds, targets), such as [accuracy], got {metrics!r}")
     names = [_name(metric) for metric in metrics]
     if len(set(names)) < len(names):
@@ -224,8 +267,26 @@ def named(metrics: Sequence[Metric] | Mapping[str, Metric]) -> dict[str, Metric]
     return dict(zip(names, metrics, strict=True))
 
 
+def _is_metric(given: Any) -> bool:
+    return callable(given) or isinstance(given, SetMetric | ValidOnly | OfLoss)
+
+
+def _for_pass(
+    metrics: Mapping[str, Metric], training: bool
+) -> tuple[dict[str, Callable[..., Tensor] | SetMetric], dict[str, OfLoss]]:
+    """What is computed from predictions in a pass over the data, and what follows from its mean loss."""
+    computed: dict[str, Callable[..., Tensor] | SetMetric] = {}
+    for name, metric in metrics.items():
+        if isinstance(metric, ValidOnly):
+            computed |= {} if training else {name: metric.metric}
+        elif not isinstance(metric, OfLoss):
+            computed[name] = metric
+    of_loss = {name: metric for name, metric in metrics.items() if isinstance(metric, OfLoss) and not training}
+    return computed, of_loss
+
+
 def _name(metric: Metric) -> str:
-    if isinstance(metric, SetMetric):
+    if isinstance(metric, SetMetric | ValidOnly | OfLoss):
         return metric.name
     if isinstance(metric, partial):
         arguments = "_".join(f"{name}{value}" for name, value in metric.keywords.items())

@@ -4,6 +4,8 @@ Axis names in shape annotations mean the same thing everywhere:
 
     batch     samples of one batch                 class     classes of a classifier
     channel   channels of a picture or feature map height, width   pixels, rows first
+    time      places of a text, or a part of one   token     places of all texts of a batch, behind one another
+    word      words of a vocabulary                embed, hidden   features of a word's vector, of a layer's output
     ...       any further axes
 """
 
@@ -74,6 +76,14 @@ def select(targets: Tensor | MixedTargets, samples: Int[Tensor, "picked"]) -> Te
     return MixedTargets(first, second, targets.weight.index_select(0, samples))
 
 
+def count_targets(targets: Any, size: int) -> int:
+    """What a batch of `size` samples counts in a mean over a data set: where each sample has many targets, such as a
+    word at every place of a text, it counts all of them, so that a shorter last chunk does not count as a whole one."""
+    if isinstance(targets, Tensor) and targets.ndim > 1 and not targets.is_floating_point():
+        return targets.numel()
+    return size
+
+
 def _labels(targets: Tensor | MixedTargets) -> list[Tensor]:
     return [targets] if isinstance(targets, Tensor) else targets.labels()
 
@@ -104,6 +114,11 @@ class Batch(NamedTuple):
         while not isinstance(first, Tensor):
             first = next(iter(first.values())) if isinstance(first, dict) else first[0]
         return first.shape[0]
+
+    @property
+    def num_targets(self) -> int:
+        """What the batch counts in a mean: its samples, or their tokens."""
+        return count_targets(self.targets, self.size)
 
     def first(self, num: int) -> Batch:
         """The first `num` samples."""

@@ -40,7 +40,7 @@ def check(
     path
         A folder, an archive, or a known data set; the same as --data.
     """
-    finish(data_recipe.check(given.pictures_of(path, data), output), output)
+    finish(data_recipe.check(given.data_of(path, data), output), output)
 
 
 def show(
@@ -60,7 +60,7 @@ def show(
     out
         The PNG to write.
     """
-    finish(data_recipe.show(given.pictures_of(path, data), out, output), output)
+    finish(data_recipe.show(given.data_of(path, data), out, output), output)
 
 
 def cache(

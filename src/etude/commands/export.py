@@ -28,14 +28,15 @@ def export(
     run_folder
         The run, as written by a training.
     to
-        bundle is a folder of safetensors and JSON with a reader of its own, for etude's own picture models;
-        torch-export and onnx are graphs, for any model.
+        bundle is a folder of safetensors and JSON with a reader of its own, for etude's own models of pictures and its
+        classifier of texts; torch-export and onnx are graphs, for any model.
     out
         A new or empty folder; by default RUN-FORM in the current one.
     data_license
         License of the data that it learned from; those of known data sets are known.
     test_pictures
-        How many held-out pictures go into a bundle to test it with, where the run's data is at hand.
+        How many held-out pictures go into a bundle to test it with, where the run's data is at hand; into one
+        of texts none goes.
     """
     result = export_recipe.export(
         run_folder, to=to, out=out, data_license=data_license, test_pictures=test_pictures, output=output

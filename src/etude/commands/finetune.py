@@ -35,7 +35,7 @@ def finetune(
     source
         The body: a run's folder, timm:NAME, or a .safetensors file for --arch. Without it, says where to get one.
     """
-    finish(finetune_recipe.finetune(given.pictures_of(path, data), source, model, train, tuning, run), run)
+    finish(finetune_recipe.finetune(given.data_of(path, data), source, model, train, tuning, run), run)
 
 
 def pets_study(
@@ -61,7 +61,7 @@ def pets_study(
     source
         The body: the folder of a run, such as one of etude imagewoof, or a .safetensors file of weights for --arch.
     """
-    data = given.pictures_of(path, data)
+    data = given.data_of(path, data)
     if data.data is None:
         data = replace(data, data="oxford-iiit-pet", valid_pct=data.valid_pct or 0.1)
     finish(study.pets_study(data, source, model, train, run), run)

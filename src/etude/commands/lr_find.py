@@ -13,6 +13,7 @@ from etude.recipes import imagenette as imagenette_recipe
 from etude.recipes import lr_find as lr_find_recipe
 from etude.recipes import options as given
 from etude.recipes import training as asked
+from etude.recipes.asked import Asked
 from etude.recipes.lr_find import FinderOptions
 from etude.recipes.options import DataOptions, ModelOptions, OutputOptions, TrainOptions, TuningOptions
 
@@ -26,7 +27,7 @@ def demo(
     output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008
 ) -> None:
     """Find a learning rate for etude demo, without a download."""
-    _find(demo_recipe.training(train), finder, output)
+    find(demo_recipe.training(train), finder, output)
 
 
 def train(
@@ -46,8 +47,8 @@ def train(
     path
         A folder, an archive, or a known data set; the same as --data.
     """
-    training = asked.Training(name="train", data=given.pictures_of(path, data), model=model, train=train)
-    _find(training, finder, output)
+    training = asked.Training(name="train", data=given.data_of(path, data), model=model, train=train)
+    find(training, finder, output)
 
 
 def finetune(
@@ -71,8 +72,8 @@ def finetune(
     source
         The body, as for etude finetune.
     """
-    training = finetune_recipe.training(given.pictures_of(path, data), source, model, train, tuning)
-    _find(training, finder, output)
+    training = finetune_recipe.training(given.data_of(path, data), source, model, train, tuning)
+    find(training, finder, output)
 
 
 def imagenette(
@@ -84,7 +85,7 @@ def imagenette(
     output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008
 ) -> None:
     """Find a learning rate for etude imagenette."""
-    _find(imagenette_recipe.training("imagenette", data, model, train), finder, output)
+    find(imagenette_recipe.training("imagenette", data, model, train), finder, output)
 
 
 def imagewoof(
@@ -96,10 +97,11 @@ def imagewoof(
     output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008
 ) -> None:
     """Find a learning rate for etude imagewoof."""
-    _find(imagenette_recipe.training("imagewoof", data, model, train), finder, output)
+    find(imagenette_recipe.training("imagewoof", data, model, train), finder, output)
 
 
-def _find(training: asked.Training, finder: FinderOptions, output: OutputOptions) -> None:
+def find(training: Asked, finder: FinderOptions, output: OutputOptions) -> None:
+    """Try rates on a training and end the command, in failure where none is to be suggested."""
     result = lr_find_recipe.lr_find(training, finder, output)
     finish(result, output)
     if result["suggestion"] is None:

@@ -10,6 +10,7 @@ from etude.recipes import finetune as finetune_recipe
 from etude.recipes import imagenette as imagenette_recipe
 from etude.recipes import options as given
 from etude.recipes import plan as plan_recipe
+from etude.recipes import train as train_recipe
 from etude.recipes import training as asked
 from etude.recipes.options import DataOptions, ModelOptions, RunOptions, TrainOptions, TuningOptions
 
@@ -52,8 +53,10 @@ def train(
     folds
         Of a cross-validation; the first of its trainings is planned.
     """
-    training = asked.Training(name="train", data=given.pictures_of(path, data), model=model, train=train)
-    finish(plan_recipe.plan(training, run, out=out, folds=folds), run)
+    training = asked.Training(name="train", data=given.data_of(path, data), model=model, train=train)
+    if folds:
+        training = train_recipe.in_fold(training, 0, folds)
+    finish(plan_recipe.plan(training, run, out=out, runs=folds or None), run)
 
 
 def finetune(
@@ -79,7 +82,7 @@ def finetune(
     out
         A PNG of learning rate and momentum of the last phase.
     """
-    training = finetune_recipe.training(given.pictures_of(path, data), source, model, train, tuning)
+    training = finetune_recipe.training(given.data_of(path, data), source, model, train, tuning)
     finish(plan_recipe.plan(training, run, out=out), run)
 
 

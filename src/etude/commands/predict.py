@@ -16,9 +16,11 @@ from etude.recipes.predicted import Format
 def predict(
     run_folder: str,
     # "-" is a name here, not a flag
-    files: Annotated[list[str], Parameter(allow_leading_hyphen=True)],
+    files: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
     /,
     *,
+    text: list[str] | None = None,
+    text_column: str | None = None,
     format: Format | None = None,
     out: str | None = None,
     top: int | None = None,
@@ -28,16 +30,21 @@ def predict(
     device: str = "auto",
     output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008  # frozen
 ) -> None:
-    """Say what a trained run makes of pictures.
+    """Say what a trained run makes of pictures or texts.
 
     Parameters
     ----------
     run_folder
         The run, as written by a training.
     files
-        Pictures, folders of pictures, or - for names on standard input.
+        Pictures, folders of pictures, or - for names on standard input. For a model of texts: .txt files, folders of
+        them, and tables (.csv, .tsv, .jsonl), of which each row is a text.
+    text
+        A text itself, for a model of texts; may be given several times.
+    text_column
+        The column of a table that holds the texts; that of the training, or found by its name, unless said.
     format
-        table; csv; or json, one object a line. Rows come in the order of the pictures, one that cannot be read has an
+        table; csv; or json, one object a line. Rows come in the order of the names, one that cannot be read has an
         error in csv and json. Memory stays the same for any number of them, but with --json, which prints one object
         of all.
     out
@@ -56,7 +63,9 @@ def predict(
     """
     result = use_recipe.predict(
         run_folder,
-        files,
+        files or (),
+        text=text or (),
+        text_column=text_column,
         format=format,
         out=out,
         top=top,
@@ -75,36 +84,41 @@ def evaluate(
     run_folder: str,
     /,
     *,
-    data: str,
+    data: str | None = None,
     valid_pct: float | None = None,
     split_seed: int | None = None,
     label: str | None = None,
+    text_column: str | None = None,
     several: bool = False,
     tta: use_recipe.Tta = "no",
     on_bad_data: OnBadData = "skip",
     device: str = "auto",
     output: Annotated[OutputOptions, Output] = OutputOptions(),  # noqa: B008  # frozen
 ) -> None:
-    """Measure a trained run on labeled pictures.
+    """Measure a trained run on labeled pictures or texts; a language model on any texts.
 
     Parameters
     ----------
     run_folder
         The run, as written by a training.
     data
-        A folder, an archive, or a known data set: its own held-out pictures, or all where it has none.
+        A folder, an archive, a table of texts, or a known data set: its own held-out samples, or all where it has
+        none. That of the training unless said.
     valid_pct
         Only the share that a training with this --valid-pct and --split-seed holds out; on the run's data, its own.
     split_seed
         That of the training; on the run's data, its own.
     label
-        Where a label comes from, as in the training: parent, top, or a regular expression; on its data, its own.
+        Where a label comes from, as in the training: parent, top, a column, or a regular expression; on its data, its
+        own.
+    text_column
+        The column of a table that holds the texts, found by its name unless said.
     several
         A picture may have several labels or none, also where no label of the table holds a ';'.
     tta
         The mean over several views of each picture, as in predict.
     on_bad_data
-        What to do about pictures that cannot be read.
+        What to do about pictures or texts that cannot be read.
     device
         auto, cpu, cuda, cuda:1, mps.
     """
@@ -114,6 +128,7 @@ def evaluate(
         valid_pct=valid_pct,
         split_seed=split_seed,
         label=label,
+        text_column=text_column,
         several=several,
         tta=tta,
         on_bad_data=on_bad_data,

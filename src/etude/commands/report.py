@@ -18,6 +18,7 @@ def report(
     valid_pct: float | None = None,
     split_seed: int | None = None,
     label: str | None = None,
+    text_column: str | None = None,
     several: bool = False,
     on_bad_data: OnBadData = "skip",
     device: str = "auto",
@@ -30,7 +31,7 @@ def report(
     run_folder
         The run, as written by a training, or its name in runs/.
     data
-        Labeled pictures to look at; unless said those that the training held out.
+        Labeled pictures or texts to look at; unless said those that the training held out.
     out
         The .html file; unless said report.html in the run's folder, report-DATA.html for other data than the run's.
     valid_pct
@@ -38,11 +39,14 @@ def report(
     split_seed
         That of the training; on the run's data, its own.
     label
-        Where a label comes from, as in the training: parent, top, or a regular expression; on its data, its own.
+        Where a label comes from, as in the training: parent, top, a column, or a regular expression; on its data, its
+        own.
+    text_column
+        The column of a table that holds the texts, found by its name unless said.
     several
         Pictures may have several labels or none, as in the training; on its data, its own.
     on_bad_data
-        What to do about pictures that cannot be read.
+        What to do about pictures or texts that cannot be read.
     device
         auto, cpu, cuda, cuda:1, mps.
     """
@@ -53,6 +57,7 @@ def report(
         valid_pct=valid_pct,
         split_seed=split_seed,
         label=label,
+        text_column=text_column,
         several=several,
         on_bad_data=on_bad_data,
         device=device,

@@ -10,12 +10,14 @@ from cyclopts import Group, Parameter
 from etude.recipes.options import OutputOptions
 
 # each group of options stands at its own place in the help
-Pictures, Model, Training, Run, Output = (
+Pictures, Texts, Model, Training, Run, Output = (
     Parameter(name="*", group=Group(name, sort_key=place))
-    for place, name in enumerate(("Pictures", "Model", "Training", "Run", "Output"), start=2)
+    for place, name in enumerate(("Pictures", "Texts", "Model", "Training", "Run", "Output"), start=2)
 )
 From = Parameter(name="--from")
 """Where a body comes from; `from` is no name in Python."""
+Lm = Parameter(name="--lm")
+"""The run of a language model to begin from."""
 
 
 class SomeBadError(Exception):

@@ -50,7 +50,7 @@ def train(
     folds
         Cross-validate a small set: as many trainings, each holding out another part.
     """
-    finish(train_recipe.train(given.pictures_of(path, data), model, train, run, folds=folds), run)
+    finish(train_recipe.train(given.data_of(path, data), model, train, run, folds=folds), run)
 
 
 def imagenette(

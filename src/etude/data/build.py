@@ -8,15 +8,16 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from etude.data import cache
 from etude.data.files import relative_name
@@ -33,6 +34,9 @@ from etude.data.store import (
 )
 from etude.errors import DataError, LoadError
 from etude.types import Json
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 Report: TypeAlias = Callable[[str, int, int], None]
 """(what is being done, how many are done, of how many)"""
@@ -91,26 +95,50 @@ def open_or_build(
         DataError: no file can be used, or the disk has no room.
     """
     marks = mark_files(paths, root)
-    key = store_key(marks, codec.config())
+
+    def make(part: Path) -> None:
+        in_order = sorted(paths, key=lambda path: relative_name(path, root))
+        with codec.quietly():
+            _build(part, in_order, root, codec, marks, report or _silent)
+
+    return kept(store_key(marks, codec.config()), open_store, make, say)
+
+
+def kept(
+    key: str, open_folder: Callable[[Path], _R], make: Callable[[Path], None], say: Callable[[str], None] = print
+) -> _R:
+    """What a folder of the cache holds: found there, or made first.
+
+    Several processes may ask at once: one makes it, the others wait. A folder appears whole or not at all; what an
+    interrupted process left is removed, and made anew.
+
+    Args:
+        key: the folder's name, a key of all that goes into it.
+        open_folder: raises `LoadError` for a damaged folder, which is then made anew.
+        make: fills an empty folder.
+        say: told what is about to happen.
+
+    Raises:
+        DataError: the disk has no room.
+    """
     folder = cache.home() / "stores" / key
-    if (store := _whole(folder, say)) is not None:
-        return store
+    if (found := _whole(folder, open_folder, say)) is not None:
+        return found
     with cache.lock(folder, waiting=say):
-        # another process may have built it meanwhile
-        if _whole(folder) is None:
+        # another process may have made it meanwhile
+        if _whole(folder, open_folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
-            in_order = sorted(paths, key=lambda path: relative_name(path, root))
-            with codec.quietly():
-                _build(folder, in_order, root, codec, marks, report or _silent)
-    return open_store(folder)
+            with _part_of(folder) as part:
+                make(part)
+    return open_folder(folder)
 
 
-def _whole(folder: Path, say: Callable[[str], None] | None = None) -> RaggedStore | None:
-    """The store in a folder; None where there is none, or a damaged one, which is said and will be made anew."""
+def _whole(folder: Path, open_folder: Callable[[Path], _R], say: Callable[[str], None] | None = None) -> _R | None:
+    """What a folder holds; None where there is none, or a damaged one, which is said and will be made anew."""
     if not folder.is_dir():
         return None
     try:
-        return open_store(folder)
+        return open_folder(folder)
     except LoadError as error:
         if say is not None:
             say(f"{error} It is made anew.")
@@ -136,43 +164,47 @@ def look_at(paths: Sequence[Path], root: Path, codec: Codec, report: Report | No
     return looks
 
 
-def _build(
-    folder: Path, paths: Sequence[Path], root: Path, codec: Codec, marks: list[FileMark], report: Report
-) -> None:
-    """Decode every file into a temporary folder, and rename it when all is on disk."""
+@contextmanager
+def _part_of(folder: Path) -> Iterator[Path]:
+    """A temporary folder, which takes its name when all is on disk."""
     # only the holder of the lock is here: what lies there was left by a process that was killed
     for left in folder.parent.glob(f"{folder.name}.part-*"):
         shutil.rmtree(left, ignore_errors=True)
     part = folder.with_name(f"{folder.name}.part-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        names = [relative_name(path, root) for path in paths]
-        scans = in_threads(_guarded(codec.scan), paths, lambda done: report("reading sizes", done, len(paths)))
-        sizes = np.array([0 if isinstance(scan, BadFile) else int(np.prod(scan.shape)) for scan in scans], np.int64)
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        _refuse_nothing(scans, names, root)
-        cache.check_space(folder.parent, int(starts[-1]), "the decoded files")
         part.mkdir()
-        _reserve(part / "values.bin", int(starts[-1]))
-        values = np.memmap(part / "values.bin", np.uint8, "r+", shape=(int(starts[-1]),))
-
-        def decode(i: int) -> int | BadFile:
-            scan = scans[i]
-            if isinstance(scan, BadFile):
-                return scan
-            out = values[starts[i] : starts[i + 1]].reshape(scan.shape)
-            done = _guarded(lambda path: codec.decode(path, out))(paths[i])
-            return done if isinstance(done, BadFile) else checksum(out)
-
-        checks = in_threads(decode, range(len(paths)), lambda done: report("decoding", done, len(paths)))
-        _refuse_nothing(checks, names, root)
-        values.flush()
-        del values
-        _describe(part, names, scans, checks, starts, codec, marks)
+        yield part
         part.replace(folder)
     except (OSError, SafetensorError) as error:
         raise DataError(f"the decoded files cannot be kept in {folder.parent}: {error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _build(part: Path, paths: Sequence[Path], root: Path, codec: Codec, marks: list[FileMark], report: Report) -> None:
+    """Decode every file into a folder."""
+    names = [relative_name(path, root) for path in paths]
+    scans = in_threads(_guarded(codec.scan), paths, lambda done: report("reading sizes", done, len(paths)))
+    sizes = np.array([0 if isinstance(scan, BadFile) else int(np.prod(scan.shape)) for scan in scans], np.int64)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    _refuse_nothing(scans, names, root)
+    cache.check_space(part.parent, int(starts[-1]), "the decoded files")
+    _reserve(part / "values.bin", int(starts[-1]))
+    values = np.memmap(part / "values.bin", np.uint8, "r+", shape=(int(starts[-1]),))
+
+    def decode(i: int) -> int | BadFile:
+        scan = scans[i]
+        if isinstance(scan, BadFile):
+            return scan
+        out = values[starts[i] : starts[i + 1]].reshape(scan.shape)
+        done = _guarded(lambda path: codec.decode(path, out))(paths[i])
+        return done if isinstance(done, BadFile) else checksum(out)
+
+    checks = in_threads(decode, range(len(paths)), lambda done: report("decoding", done, len(paths)))
+    _refuse_nothing(checks, names, root)
+    values.flush()
+    del values
+    _describe(part, names, scans, checks, starts, codec, marks)
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -204,18 +236,39 @@ def _describe(
         elif isinstance(scan, Scan) and scan.outcome:
             incidents.append(Incident(name, scan.outcome, scan.reason))
     good = [(i, scan, check) for i, (scan, check) in enumerate(zip(scans, checks, strict=True)) if _usable(scan, check)]
-    index = {
-        "starts": torch.tensor([int(starts[i]) for i, _, _ in good]),
-        "shapes": torch.tensor([scan.shape for _, scan, _ in good if isinstance(scan, Scan)]),
-        "checks": torch.tensor([check for _, _, check in good]),
-    }
-    save_file(index, part / "index.safetensors")
+    write_description(
+        part,
+        names=[names[i] for i, _, _ in good],
+        starts=torch.tensor([int(starts[i]) for i, _, _ in good]),
+        shapes=torch.tensor([scan.shape for _, scan, _ in good if isinstance(scan, Scan)]),
+        checks=torch.tensor([check for _, _, check in good]),
+        incidents=incidents,
+        marks=marks,
+        codec=codec.config(),
+    )
+
+
+def write_description(
+    part: Path,
+    *,
+    names: Sequence[str],
+    starts: Int[Tensor, "samples"],
+    shapes: Int[Tensor, "samples rank"],
+    checks: Int[Tensor, "samples"],
+    incidents: Sequence[Incident],
+    marks: Sequence[FileMark],
+    codec: dict[str, Json],
+    dtype: str = "uint8",
+) -> None:
+    """Write the index and the description of the values in a folder; see `RaggedStore` for what they hold."""
+    save_file({"starts": starts, "shapes": shapes, "checks": checks}, part / "index.safetensors")
     description = {
         "format": FORMAT,
-        "bytes": int(starts[-1]),
+        "bytes": (part / "values.bin").stat().st_size,
+        "dtype": dtype,
         "index": hashlib.sha256((part / "index.safetensors").read_bytes()).hexdigest(),
-        "codec": codec.config(),
-        "names": [names[i] for i, _, _ in good],
+        "codec": codec,
+        "names": names,
         "incidents": incidents,
         "marks": marks,
     }

@@ -28,11 +28,12 @@ _COLUMNS = {
 """The headers that are understood for each column, the preferred first."""
 _SEVERAL = ("labels",)
 """The headers that say that a sample may have several labels, or none."""
-_SIDES: dict[str, bool | None] = {
+SIDES: dict[str, bool | None] = {
     **dict.fromkeys(("", "0", "false", "no", "train", "training"), False),
     **dict.fromkeys(("1", "true", "yes", "valid", "val", "validation"), True),
     "test": None,
 }
+"""What a table may say of a sample's side: True for validation, None for a test sample."""
 _DELIMITERS = (",", ";", "\t")
 
 
@@ -78,16 +79,16 @@ def find_images(folder: Path, *, include: Sequence[str] | None = None) -> list[P
 
 def image_files(folder: Path, include: Sequence[str] | None = None) -> Iterator[Path]:
     """What `find_images` finds, in no order, and perhaps nothing."""
-    return (path for path in _files(folder, include) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return (path for path in files_below(folder, include) if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def other_files(folder: Path) -> Counter[str]:
     """How many files of each suffix `find_images` passes over, hidden ones aside; suffixes are in lower case."""
-    suffixes = (path.suffix.lower() for path in _files(folder))
+    suffixes = (path.suffix.lower() for path in files_below(folder))
     return Counter(suffix for suffix in suffixes if suffix not in IMAGE_SUFFIXES)
 
 
-def _files(folder: Path, include: Sequence[str] | None = None) -> Iterator[Path]:
+def files_below(folder: Path, include: Sequence[str] | None = None) -> Iterator[Path]:
     """Every file below a folder that is not hidden."""
     seen = set()
     for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
@@ -251,10 +252,10 @@ def _row(fields: Sequence[str], columns: dict[str, int], where: str, *, empty: b
     )
     if not name.strip() or not (label.strip() or empty):
         raise DataError(f"{where}: name or label is empty" + ("" if not name.strip() else _NO_LABEL))
-    if side.strip().lower() not in _SIDES:
-        known = ", ".join(known for known in _SIDES if known)
+    if side.strip().lower() not in SIDES:
+        known = ", ".join(known for known in SIDES if known)
         raise DataError(f"{where}: {side!r} does not say whether {name!r} is for validation; expected one of {known}")
-    return LabelRow(name.strip(), label.strip(), _SIDES[side.strip().lower()])
+    return LabelRow(name.strip(), label.strip(), SIDES[side.strip().lower()])
 
 
 _NO_LABEL = (

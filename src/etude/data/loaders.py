@@ -21,7 +21,7 @@ from etude.data.store import Incident
 from etude.data.vocab import Vocab
 from etude.errors import ConfigError, DataError
 from etude.regression import Numbers
-from etude.types import Batch, Json
+from etude.types import Batch, HasConfig, Inputs, Json
 
 if TYPE_CHECKING:
     from jaxtyping import Int, Shaped
@@ -47,8 +47,10 @@ class Loader(Protocol):
 class SeekableLoader(Protocol):
     """A loader that can begin in the middle of an epoch, which is what a resume there needs."""
 
-    sampling: Sampling
-    """How its samples are dealt into batches."""
+    @property
+    def sampling(self) -> HasConfig:
+        """How its samples are dealt into batches."""
+        ...
 
     def batches_from(self, epoch: int, start: int, device: torch.device) -> Iterator[Batch]:
         """The batches of one epoch but the first `start`."""
@@ -67,8 +69,8 @@ def check_vocab(loader: Loader, vocab: Vocab | None) -> None:
     theirs = loader.vocab if isinstance(loader, HasVocab) else None
     if vocab is not None and theirs is not None and theirs != vocab:
         raise ConfigError(
-            f"these pictures are numbered by the classes {list(theirs)[:5]}, the model by {list(vocab)[:5]}; number "
-            "them as the model does: vision.labeled(path, learner.data.read, learner.data.vocab)"
+            f"these samples are numbered by the classes {list(theirs)[:5]}, the model by {list(vocab)[:5]}; number "
+            "them as the model does: vision.labeled(path, learner.data.read, learner.data.vocab), or text.labeled"
         )
 
 
@@ -190,6 +192,7 @@ class DataLoaders:
             export; saved with the model. None for inputs that are ready.
         augment: random changes of a training batch, keyed by (seed, epoch, index).
         read: from one item as a user names it (a path, a picture) to one raw input, for `predict`.
+        collate: from what `read` gave of several items to the inputs of one batch; None stacks tensors of one shape.
         channels: channels of the pictures.
         seed: decides orders and augmentation.
         description: a line that says what this data is.
@@ -205,6 +208,7 @@ class DataLoaders:
     preprocess: nn.Module | None = None
     augment: Augment | None = None
     read: Callable[[Any], Tensor] | None = None
+    collate: Callable[[Sequence[Tensor]], Inputs] | None = None
     channels: int = 3
     seed: int | None = None
     description: str = ""

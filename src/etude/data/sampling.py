@@ -52,10 +52,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.num_samples < 1:
             raise DataError("there are no samples; expected at least one")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
-        if not 0 <= self.rank < self.world_size:
-            raise ConfigError(f"rank must be in [0, {self.world_size}) with world_size={self.world_size}: {self.rank}")
+        check_dealt(self.batch_size, self.rank, self.world_size)
         if self.weights is not None and not self.shuffle:
             raise ConfigError("weights decide what is drawn, and without shuffle nothing is: leave them out")
         if self.weights is not None and len(self.weights) != self.num_samples:
@@ -103,6 +100,14 @@ class Sampling:
             # the last step may be short: its first samples are seen twice, so that no rank waits for another
             step = step.repeat(self.world_size)[: each * self.world_size]
         return step[self.rank * each : (self.rank + 1) * each]
+
+
+def check_dealt(batch_size: int, rank: int, world_size: int) -> None:
+    """Refuse batches of nothing, and a rank that is not there; raises `ConfigError`."""
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank must be in [0, {world_size}) with world_size={world_size}: {rank}")
 
 
 def _drawn(weights: Float[Tensor, "samples"], generator: torch.Generator) -> Int[Tensor, "samples"]:

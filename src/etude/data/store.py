@@ -2,7 +2,7 @@
 
 A store is a folder that is never changed after it was made:
 
-    values.bin           every sample's values, one after the other
+    values.bin           every sample's values, one after the other: pixels, or the ids of tokens
     index.safetensors    where each sample starts, its shape, and a checksum of its bytes
     store.json           names, what was noted of each file, and what the store was made of
 
@@ -42,6 +42,8 @@ _SHARE: Final = 0.4
 """A store moves to a GPU when it takes at most this share of what is free there."""
 _END: Final = 4096
 """Bytes hashed at each end of a file; a file of up to twice that is hashed whole."""
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {"uint8": np.dtype(np.uint8), "int32": np.dtype(np.int32)}
+"""Of pixels and of token ids; stores of older versions do not say that they hold pixels."""
 _BLOCK: Final = 64
 """Files that a thread takes at a time."""
 
@@ -211,7 +213,7 @@ def open_store(folder: Path) -> RaggedStore:
         if hashlib.sha256(index_bytes).hexdigest() != description["index"]:
             raise ValueError("the index was changed after it was written")
         return RaggedStore(
-            _mapped(folder / "values.bin", size),
+            _mapped(folder / "values.bin", size, _DTYPES[description.get("dtype", "uint8")]),
             index["starts"],
             index["shapes"],
             tuple(description["names"]),
@@ -224,13 +226,13 @@ def open_store(folder: Path) -> RaggedStore:
         raise LoadError(f"the decoded files in {folder} are damaged ({error}).") from error
 
 
-def _mapped(path: Path, size: int) -> Tensor:
+def _mapped(path: Path, num_bytes: int, dtype: np.dtype[Any]) -> Tensor:
     """The file as a tensor, read as it is needed.
 
     The map is read-only: a writable one counts against the machine's memory, and a store larger than that could not
     be opened.
     """
-    values = np.memmap(path, np.uint8, "r", shape=(size,))
+    values = np.memmap(path, dtype, "r", shape=(num_bytes // dtype.itemsize,))
     with warnings.catch_warnings():
         # torch warns that nothing may be written into it; nothing is
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -256,6 +258,6 @@ def in_threads(function: Callable[[_T], _R], items: Sequence[_T], done: Callable
     return results
 
 
-def checksum(values: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
+def checksum(values: np.ndarray[Any, np.dtype[Any]]) -> int:
     """What tells whether a sample's bytes are those that were written."""
     return zlib.crc32(values.reshape(-1).data)

@@ -79,7 +79,7 @@ def write_bundle(
     assert seen is not None
     tests = write_pictures(pictures, read, folder)
     write_tensors(weights_of(given), folder / "model.safetensors")
-    vectors = {"pixels": given.inputs, "expected": _expected(given, tests)}
+    vectors = {"pixels": given.inputs["inputs"], "expected": _expected(given, tests)}
     write_tensors(vectors, folder / "test_vectors.safetensors")
     reader = (files("etude.exports") / READER).read_text(encoding="utf-8")
     texts = {READER: reader, "README.md": bundle_readme(given, license, tests), "LICENSE": license_note(license)}
@@ -97,16 +97,21 @@ def write_bundle(
         "precision": "float32",
         "data_license": license,
         "origin": origin,
-        "files": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in named},
-        "sha256": "",
     }
-    # the reader writes it again and compares, so that nothing in it has two meanings
-    about["sha256"] = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-    text = json.dumps(about, indent=1, allow_nan=False)
+    text = describe(about, folder, named)
     if len(text) > _MOST:
         raise SaveError(f"the labels of this model are too many for a bundle: {len(text):,} bytes; use another form")
     write_text(text, folder / DESCRIPTION)
     return tests
+
+
+def describe(about: dict[str, Json], folder: Path, named: Sequence[str]) -> str:
+    """What stands in bundle.json: what a bundle is, with the hash of each of its files, and one of all of this."""
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in named}
+    whole: dict[str, Json] = {**about, "files": hashes, "sha256": ""}
+    # the reader writes it again and compares, so that nothing in it has two meanings
+    whole["sha256"] = hashlib.sha256(json.dumps(whole).encode()).hexdigest()
+    return json.dumps(whole, indent=1, allow_nan=False)
 
 
 def _expected(given: Plain, tests: Sequence[Path]) -> Float[Tensor, "sample output"]:

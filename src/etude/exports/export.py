@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from etude.errors import ConfigError
-from etude.exports import bundle, graph
+from etude.exports import bundle, graph, text_bundle
 from etude.exports.origin import license_of, origin_of, run_of
 from etude.exports.plain import plain
 from etude.exports.vectors import some_pictures
@@ -51,10 +51,12 @@ def export(
     Args:
         source: a learner; or the folder of a run, checkpoint or saved model.
         path: a new or empty folder, in one that exists.
-        to: "bundle" is a folder of safetensors and JSON with a reader of its own, for etude's own picture models;
-            "torch-export" and "onnx" are graphs, for any model of one tensor.
+        to: "bundle" is a folder of safetensors and JSON with a reader of its own, for etude's own models of pictures
+            and its classifier of texts; "torch-export" and "onnx" are graphs, for any model of one tensor and for the
+            classifier of texts.
         pictures: files or PIL pictures that a bundle shall be tested with, and that go into it; None takes four that
-            the learner's data holds out, if it has some. Seeded random pixels are always among the test vectors.
+            the learner's data holds out, if it has some. Seeded random pixels are always among the test vectors. A
+            bundle of texts is tested with random tokens and with texts that are nobody's.
         data_license: of the data that it learned from; None knows those of the known data sets.
 
     Returns:
@@ -76,6 +78,12 @@ def export(
         with _new(folder) as hidden:
             graph.write_graph(given, hidden, file, license=license, origin=origin)
             difference = graph.check_written(given, hidden, file)
+        return Exported(folder, difference, [], license)
+    if given.tokens is not None:
+        text_bundle.check_text_bundle(given)
+        with _new(folder) as hidden:
+            text_bundle.write_text_bundle(given, hidden, license=license, origin=origin)
+            difference = text_bundle.check_written(hidden)
         return Exported(folder, difference, [], license)
     bundle.check_bundle(given)
     tests = some_pictures(learner.data.valid, TEST_PICTURES) if pictures is None else list(pictures)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etude.errors import ConfigError, SaveError
 from etude.exports.plain import Plain, Whole
@@ -23,6 +23,8 @@ from etude.types import Json
 PT2: Final = "model.pt2"
 ONNX: Final = "model.onnx"
 TOLERANCE: Final = 1e-5
+_TEXTS: Final = "tokens"
+"""The input that is as long as the longest text of a batch."""
 
 
 def check_onnx() -> None:
@@ -47,9 +49,9 @@ def write_graph(given: Plain, folder: Path, file: str, *, license: str, origin: 
     Raises:
         ConfigError: the model cannot be traced.
     """
-    whole, inputs = Whole(given).eval(), given.inputs
+    whole, inputs = _whole(given), given.inputs
     # an example of one sample would make a graph of one sample
-    example = inputs if len(inputs) > 1 else torch.cat([inputs, inputs])
+    example = {name: one if len(one) > 1 else torch.cat([one, one]) for name, one in inputs.items()}
     try:
         with _quiet(), torch.no_grad():
             (_write_pt2 if file == PT2 else _write_onnx)(whole, example, folder / file)
@@ -57,15 +59,20 @@ def write_graph(given: Plain, folder: Path, file: str, *, license: str, origin: 
     except Exception as error:
         name, first = type(given.learner.model).__name__, (str(error).strip() or repr(error)).splitlines()[0]
         raise ConfigError(f"{name} cannot be traced: {type(error).__name__}: {first:.300}") from error
-    write_tensors({"inputs": inputs, "expected": given.expected(inputs)}, folder / "test_vectors.safetensors")
+    write_tensors({**inputs, "expected": given.expected(inputs)}, folder / "test_vectors.safetensors")
     write_json(folder / "labels.json", list(given.labels) if given.labels is not None else None)
-    about = {"dtype": str(inputs.dtype).removeprefix("torch."), "shape": ["batch", *inputs.shape[1:]]}
+    if given.tokens is not None:
+        write_json(folder / "vocab.json", list(given.tokens))
+    about = {
+        name: {"dtype": str(one.dtype).removeprefix("torch."), "shape": ["batch", *_sides(name, one)]}
+        for name, one in inputs.items()
+    }
     write_json(
         folder / "preprocess.json",
         {
-            "inputs": about,
+            "inputs": about.get("inputs", about),
             "outputs": given.outputs,
-            "picture": given.preprocess,
+            "picture" if given.tokens is None else "text": given.preprocess,
             "data_license": license,
             "origin": origin,
         },
@@ -73,19 +80,40 @@ def write_graph(given: Plain, folder: Path, file: str, *, license: str, origin: 
     write_text(graph_readme(given, file, license), folder / "README.md")
 
 
-def _write_pt2(whole: Whole, example: Tensor, path: Path) -> None:
-    program = torch.export.export(whole, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+def _whole(given: Plain) -> nn.Module:
+    """The model, and what is inside the graph around it."""
+    if given.tokens is None:
+        return Whole(given).eval()
+    # its module loads a part of torch that nothing else needs
+    from etude.exports.text_graph import WholeText
+
+    return WholeText(given).eval()
+
+
+def _sides(name: str, inputs: Tensor) -> list[Json]:
+    """The sides of an input but the first, those that are free by their names."""
+    return ["time"] if name == _TEXTS else list(inputs.shape[1:])
+
+
+def _free(inputs: dict[str, Tensor]) -> tuple[dict[int, Any], ...]:
+    """The sides of each input that may be of any size: the batch, and the time of texts."""
+    batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
+    return tuple({0: batch, 1: time} if name == _TEXTS else {0: batch} for name in inputs)
+
+
+def _write_pt2(whole: nn.Module, example: dict[str, Tensor], path: Path) -> None:
+    program = torch.export.export(whole, tuple(example.values()), dynamic_shapes=_free(example))
     torch.export.save(program, path)
 
 
-def _write_onnx(whole: Whole, example: Tensor, path: Path) -> None:
+def _write_onnx(whole: nn.Module, example: dict[str, Tensor], path: Path) -> None:
     torch.onnx.export(
         whole,
-        (example,),
+        tuple(example.values()),
         path,
         dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        input_names=["inputs"],
+        dynamic_shapes=_free(example),
+        input_names=list(example),
         output_names=["outputs"],
         external_data=False,
         verbose=False,
@@ -101,11 +129,17 @@ def check_written(given: Plain, folder: Path, file: str) -> float:
     inputs, expected = given.inputs, given.expected(given.inputs)
     with _quiet():
         call = _loaded(folder / file)
-        worst = max(_difference(call(inputs[:count]), expected[:count]) for count in (len(inputs), 1))
+        worst = max(_difference(call(inputs), expected), _difference(call(_first(inputs)), expected[:1]))
     # what is no number is no small difference
     if not worst <= TOLERANCE:
         raise SaveError(f"{file} gives other numbers than the model, by {worst:.1e}, and is not kept")
     return worst
+
+
+def _first(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first sample alone; a text without what stands behind its end."""
+    one = {name: tensor[:1] for name, tensor in inputs.items()}
+    return one if _TEXTS not in one else {**one, _TEXTS: one[_TEXTS][:, : int(one["lengths"])]}
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:
@@ -113,13 +147,13 @@ def _difference(found: Tensor, expected: Tensor) -> float:
     return float(((found - expected).abs() / expected.abs().clamp(min=1)).max())
 
 
-def _loaded(path: Path) -> Callable[[Tensor], Tensor]:
+def _loaded(path: Path) -> Callable[[dict[str, Tensor]], Tensor]:
     if path.name == PT2:
         module: Any = torch.export.load(path).module()
-        return lambda inputs: module(inputs).detach()
+        return lambda inputs: module(*inputs.values()).detach()
     runtime: Any = import_module("onnxruntime")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda inputs: torch.from_numpy(session.run(None, {"inputs": inputs.numpy()})[0])
+    return lambda inputs: torch.from_numpy(session.run(None, {name: one.numpy() for name, one in inputs.items()})[0])
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What is exported, as plain facts: a copy of the model on the CPU, and how pictures become what it sees."""
+"""What is exported, as plain facts: a copy of the model on the CPU, and how pictures or texts become what it sees."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from typing_extensions import override
 
 from etude.data.loaders import Loader
 from etude.errors import ConfigError
+from etude.exports import plain_text
 from etude.regression import NumberHead
+from etude.text.reader import TextReader
 from etude.training.learner import Learner
 from etude.training.predict import Predictions, probabilities_of
 from etude.training.saving import config_of
-from etude.types import Json
+from etude.types import Batch, Json
 from etude.vision.models import ARCHITECTURES
 from etude.vision.preprocess import ImagePreprocess, ImageReader
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Shaped
+    from jaxtyping import Float
 
 _SEED: Final = 2019
 _FEW: Final = 4
@@ -36,10 +38,12 @@ class Plain:
     Args:
         learner: a copy that predicts on the CPU in float32: with the average of the weights, if there is one.
         net: its architecture by name and options, where it is one of etude's own; else None.
-        preprocess: how a picture becomes what the model sees; None for a learner of other data.
+        preprocess: how a picture or a text becomes what the model sees; None for a learner of other data.
         labels: of the outputs, or the names of the numbers; None where they have none.
         outputs: "softmax", "sigmoid" or "number": what the numbers are that come out.
-        inputs: a few to test with, (sample, ...): random uint8 pixels, or those of a batch.
+        inputs: a few to test with, each (sample, ...), by the names of the model's arguments: random uint8 pixels or
+            tokens, or the tensor of a batch, which is called `inputs`.
+        tokens: what the numbers of a text's tokens mean; None for a learner of other data.
     """
 
     learner: Learner
@@ -47,21 +51,31 @@ class Plain:
     preprocess: dict[str, Json] | None
     labels: list[str] | None
     outputs: str
-    inputs: Shaped[Tensor, "sample ..."]
+    inputs: dict[str, Tensor]
+    tokens: list[str] | None = None
 
     def expected(self, items: Any) -> Float[Tensor, "sample output"]:
-        """What `learner.predict` says of items."""
-        predictions = self.learner.predict(items)
+        """What `learner.predict` says of items, or of `inputs`."""
+        given = [Batch(_as_given(items), None)] if isinstance(items, dict) else items
+        predictions = self.learner.predict(given)
         assert isinstance(predictions, Predictions)
         return predictions.output.float()
+
+
+def _as_given(inputs: dict[str, Tensor]) -> Any:
+    """A single tensor is the model's first argument, whatever that is called."""
+    return inputs["inputs"] if inputs.keys() == {"inputs"} else inputs
 
 
 def plain(learner: Learner) -> Plain:
     """What there is to export.
 
     Raises:
-        ConfigError: the learner's inputs are not known, or are no single tensor.
+        ConfigError: the learner's inputs are not known, are no single tensor, or its model only writes text.
     """
+    read = learner.data.read
+    if isinstance(read, TextReader):
+        plain_text.check_text(learner)
     with learner.averaged():
         model = _folded(copy.deepcopy(learner.model))
     data = replace(learner.data, train=None, valid=None, augment=None, preprocess=_own(learner.data.preprocess))
@@ -75,11 +89,14 @@ def plain(learner: Learner) -> Plain:
         None if names is None else list(names),
         _OUTPUTS[probabilities_of(learner.loss_fn)],
         _inputs(learner),
+        list(read.vocab) if isinstance(read, TextReader) else None,
     )
 
 
 def _net(config: dict[str, Json]) -> dict[str, Json] | None:
     """An architecture by name and options; None for one that is not etude's own."""
+    if config.get("arch") == plain_text.CLASSIFIER:
+        return plain_text.net(config)
     if config.get("arch") not in ARCHITECTURES:
         return None
     net = {"name": config["arch"], **{name: value for name, value in config.items() if name not in ("arch", "widths")}}
@@ -110,6 +127,8 @@ def is_of_pictures(learner: Learner) -> bool:
 
 def _preprocess(learner: Learner) -> dict[str, Json] | None:
     seen, read = learner.data.preprocess, learner.data.read
+    if isinstance(read, TextReader):
+        return plain_text.seen(read)
     if not isinstance(seen, ImagePreprocess) or not isinstance(read, ImageReader):
         return None
     return {
@@ -124,12 +143,14 @@ def _preprocess(learner: Learner) -> dict[str, Json] | None:
     }
 
 
-def _inputs(learner: Learner) -> Tensor:
+def _inputs(learner: Learner) -> dict[str, Tensor]:
     read = learner.data.read
+    if isinstance(read, TextReader):
+        return plain_text.inputs(read)
     if is_of_pictures(learner) and isinstance(read, ImageReader):
         generator = torch.Generator().manual_seed(_SEED)
         shape = (_FEW, read.codec.channels, read.size, read.size)
-        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        return {"inputs": torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)}
     loader: Loader | None = learner.data.valid or learner.data.train
     if loader is None:
         raise ConfigError("what this model takes is not known, as it has no data; export the learner that trained it")
@@ -138,7 +159,7 @@ def _inputs(learner: Learner) -> Tensor:
         raise ConfigError(
             f"a model of one tensor can be exported, and the inputs of this one are {type(inputs).__name__}"
         )
-    return inputs[:_FEW].cpu()
+    return {"inputs": inputs[:_FEW].cpu()}
 
 
 class Whole(nn.Module):
@@ -157,10 +178,14 @@ class Whole(nn.Module):
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
-        scores: Tensor = self.model(self.preprocess(inputs)).float()
-        if self.outputs == "softmax":
-            return scores.softmax(1)
-        return scores.sigmoid() if self.outputs == "sigmoid" else scores
+        return probabilities(self.model(self.preprocess(inputs)).float(), self.outputs)
+
+
+def probabilities(scores: Tensor, outputs: str) -> Tensor:
+    """What `Plain.outputs` says is made of a model's scores."""
+    if outputs == "softmax":
+        return scores.softmax(1)
+    return scores.sigmoid() if outputs == "sigmoid" else scores
 
 
 class _Normalize(nn.Module):

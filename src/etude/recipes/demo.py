@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from etude.recipes.options import ClassWeights as ClassWeights
 from etude.recipes.options import NumberLoss as NumberLoss
 from etude.recipes.options import Precision, RunOptions, TrainOptions
+from etude.recipes.pictures import average_of, mixing
 from etude.recipes.several import over_seeds
 from etude.recipes.teacher import step_of
-from etude.recipes.training import Training, average_of, mixing
+from etude.recipes.training import Training
 
 if TYPE_CHECKING:
     from torch import Tensor

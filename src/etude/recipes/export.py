@@ -29,10 +29,11 @@ def export(
 
     Args:
         run: the folder of a run, checkpoint or saved model.
-        to: "bundle", for etude's own picture models; "torch-export" or "onnx", for any.
+        to: "bundle", for etude's own models; "torch-export" or "onnx", for any.
         out: a new or empty folder, in one that exists; None takes the run's name and the form, in the current folder.
         data_license: of the data; None knows those of the known data sets.
-        test_pictures: how many held-out pictures go into a bundle to test it with, where the run's data is at hand.
+        test_pictures: how many held-out pictures go into a bundle to test it with, where the run's data is at hand; a
+            bundle of texts holds none.
         output: whether to print, and how.
 
     Returns:
@@ -43,6 +44,7 @@ def export(
     from etude.errors import ConfigError
     from etude.exports.export import check_form
     from etude.runs.text import many
+    from etude.text.reader import TextReader
 
     if test_pictures < 0:
         raise ConfigError(f"--test-pictures must be at least 0, got {test_pictures}")
@@ -50,14 +52,15 @@ def export(
     check_form(to, folder)
     learner = etude.load(run, device="cpu")
     say(f"writing {to} of {run} and comparing it with the model")
-    pictures = _pictures(run, learner.data.vocab, test_pictures) if to == "bundle" and test_pictures else []
+    shown = to == "bundle" and test_pictures > 0 and not isinstance(learner.data.read, TextReader)
+    pictures = _pictures(run, learner.data.vocab, test_pictures) if shown else []
     if data_license is None and Trained.of(run).kind == "digits":
         data_license = _DIGITS
     done = etude.export(run, folder, to=to, pictures=pictures, data_license=data_license)
     say(f"{done.folder}: the outputs are those of the run, within {done.difference:.1e}")
     if done.pictures:
         say(f"{many(len(done.pictures), 'held-out picture')} in it to test it with; --test-pictures 0 leaves them out")
-    elif to == "bundle" and test_pictures:
+    elif shown:
         say("the run's data is not at hand, so it is tested with random pixels alone")
     say(f"license of the data: {done.license}")
     names: list[Json] = list(done.pictures)

@@ -5,29 +5,19 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etude.recipes.options import (
-    DataOptions,
-    ModelOptions,
-    OutputOptions,
-    TrainOptions,
-    TuningOptions,
-    check_picture,
-    in_flags,
-    refuse_changed,
-    teller,
-)
+from etude.recipes.options import Options, OutputOptions, check_picture, in_flags, refuse_changed, teller
 
 if TYPE_CHECKING:
-    from etude.recipes.training import Training
+    from etude.recipes.asked import Asked
     from etude.training.learner import Learner
     from etude.types import Json
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinderOptions:
+class FinderOptions(Options):
     """Which rates are tried."""
 
     low: float = 1e-6
@@ -41,7 +31,7 @@ class FinderOptions:
 
 
 def lr_find(
-    training: Training,
+    training: Asked,
     finder: FinderOptions = FinderOptions(),  # frozen
     output: OutputOptions = OutputOptions(),  # noqa: B008
 ) -> dict[str, Json]:
@@ -92,7 +82,7 @@ def lr_find(
 
 
 @contextmanager
-def _as_it_begins(training: Training, learner: Learner) -> Iterator[None]:
+def _as_it_begins(training: Asked, learner: Learner) -> Iterator[None]:
     """Inside, the learner is as in its first phase: `--lr` of a fine-tuning is the rate of the head alone."""
     from etude.training.transfer import in_phase
 
@@ -107,14 +97,15 @@ def _as_it_begins(training: Training, learner: Learner) -> Iterator[None]:
             learner.callbacks = before
 
 
-def _check(training: Training, finder: FinderOptions) -> None:
+def _check(training: Asked, finder: FinderOptions) -> None:
     """Refuse what cannot be done before pictures are read."""
     from etude.errors import ConfigError
     from etude.training.finder import check_rates
 
     check_picture(finder.out)
     refuse_changed(training.train, ("lr",), "every learning rate from --low to --high is tried")
-    if training.tuning is not None and not training.tuning.freeze_epochs:
+    phases = training.all_phases()
+    if phases and phases[0].trained is None:
         raise ConfigError("--freeze-epochs 0: it is the rate of the head alone that is looked for; leave it out")
     try:
         check_rates(finder.low, finder.high, finder.num_steps)
@@ -123,25 +114,9 @@ def _check(training: Training, finder: FinderOptions) -> None:
     training.check()
 
 
-def command_of(training: Training, lr: float) -> str:
+def command_of(training: Asked, lr: float) -> str:
     """The command that trains this with a learning rate: every flag that is not at its default."""
-    words = ["etude", training.name]
-    given: tuple[DataOptions | ModelOptions | TrainOptions | TuningOptions, ...] = (training.train,)
-    takes_path = training.name in ("train", "finetune")
-    body = "arch" if training.model.pretrained is None else "pretrained"
-    if training.kind != "digits":
-        given = (training.data, training.model, training.train, *([training.tuning] if training.tuning else []))
-        if takes_path and training.data.data is not None:
-            words.append(training.data.data)
-    for options in given:
-        usual = type(options)()
-        for field in fields(options):
-            value = getattr(options, field.name)
-            at_its_place = field.name == "lr" or (field.name == "data" and takes_path)
-            flag = "from" if training.name == "finetune" and field.name == body else field.name
-            if not at_its_place and value != getattr(usual, field.name):
-                words += [f"--{flag.replace('_', '-')}", *([] if value is True else [f"{value}"])]
-    return shlex.join([*words, "--lr", f"{lr:.1e}"])
+    return shlex.join(training.command(lr))
 
 
 def _with_flags(message: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from etude.output import tell
 from etude.training.tuning import NormPolicy
@@ -22,7 +22,26 @@ NumberLoss = Literal["mse", "l1", "huber"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
+class Options:
+    """Settings that a command flattens into flags and a run's record holds under the same names."""
+
+
+_T = TypeVar("_T", bound=Options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(Options):
+    """Where the data of a training lies."""
+
+    data: str | None = None
+    """A folder, an archive, or a known data set (see: etude data list)."""
+
+
+_D = TypeVar("_D", bound=SourceOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(SourceOptions):
     """Which pictures, and how they are seen."""
 
     data: str | None = None
@@ -64,7 +83,7 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
+class ModelOptions(Options):
     """Which model."""
 
     arch: str = "xresnet18"
@@ -80,8 +99,8 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """How to train."""
+class FitOptions(Options):
+    """What every training is told, whatever it learns from."""
 
     epochs: int = 20
     """Passes over the training data."""
@@ -93,6 +112,20 @@ class TrainOptions:
     """Share of the training in which the learning rate goes up."""
     weight_decay: float = 1e-2
     """Decoupled weight decay; norms and biases are left out."""
+    precision: Precision = "auto"
+    """Number format of the model's computation; auto measures which is fastest, fp16 apart."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    seed: int = 42
+    """Decides initial weights, orders, augmentation and mixing."""
+    seeds: int = 1
+    """How many runs, with seed, seed + 1, ...: their mean and spread are the result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(FitOptions):
+    """How to train on pictures."""
+
     mixup: float = 0.0
     """Alpha of MixUp; 0 trains without."""
     cutmix: float = 0.0
@@ -117,18 +150,10 @@ class TrainOptions:
     """Share of --size that training begins with and grows from (Howard 2018), such as 0.5; 0: full size throughout."""
     ema: float = 0.0
     """Decay per step of the average of the weights (Polyak 1992) that is validated and saved, such as 0.99; 0: none."""
-    precision: Precision = "auto"
-    """Number format of the model's computation; auto measures which is fastest, fp16 apart."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
-    seed: int = 42
-    """Decides initial weights, orders, augmentation and mixing."""
-    seeds: int = 1
-    """How many runs, with seed, seed + 1, ...: their mean and spread are the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningOptions:
+class TuningOptions(Options):
     """How a trained body is fine-tuned."""
 
     freeze_epochs: int = 1
@@ -140,7 +165,7 @@ class TuningOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputOptions:
+class OutputOptions(Options):
     """What is printed."""
 
     json: bool = False
@@ -178,9 +203,13 @@ _LARGEST_ALPHA = 1000
 _LOWEST = {"size": 1, "stored_size": 1, "epochs": 1, "batch_size": 1, "seeds": 1, "keep": 1} | dict.fromkeys(
     ("color", "rotate", "lr", "weight_decay", "mixup", "cutmix", "focal", "save_every", "freeze_epochs"), 0
 )
+_LOWEST |= dict.fromkeys(
+    ("max_vocab", "min_freq", "bptt", "embed_dim", "hidden_dim", "num_layers", "max_length", "lm_epochs"), 1
+)
+_LOWEST |= dict.fromkeys(("drop_mult", "lm_drop_mult", "clip", "ar", "tar", "lm_lr"), 0)
 
 
-def check(*options: DataOptions | ModelOptions | TrainOptions | TuningOptions | RunOptions) -> None:
+def check(*options: Options) -> None:
     """Refuse values that no training can take, by flag name and before pictures are read.
 
     Raises:
@@ -190,6 +219,8 @@ def check(*options: DataOptions | ModelOptions | TrainOptions | TuningOptions | 
 
     given = flags(*options)
     for name, value in given.items():
+        if name == "momentum" and not all(0 <= beta < 1 for beta in value):
+            raise ConfigError(f"--momentum must be two numbers from 0 to below 1, got {value[0]} {value[1]}")
         if not isinstance(value, int | float):
             continue
         if name in _SHARES and not 0 <= value <= 1:
@@ -232,7 +263,7 @@ def check_target(data: DataOptions, train: TrainOptions) -> None:
         )
 
 
-def refuse_changed(options: DataOptions | TrainOptions | TuningOptions, names: tuple[str, ...], why: str) -> None:
+def refuse_changed(options: Options, names: tuple[str, ...], why: str) -> None:
     """Refuse settings that cannot take effect.
 
     Raises:
@@ -255,8 +286,8 @@ def check_picture(out: str) -> None:
     file_to_write(out, "--out")
 
 
-def pictures_of(path: str | None, data: DataOptions) -> DataOptions:
-    """The pictures that a command's PATH or --data names.
+def data_of(path: str | None, data: _D) -> _D:
+    """The options with the data that a command's PATH or --data names.
 
     Raises:
         ConfigError: both name some.
@@ -264,7 +295,7 @@ def pictures_of(path: str | None, data: DataOptions) -> DataOptions:
     from etude.errors import ConfigError
 
     if path is not None and data.data is not None:
-        raise ConfigError(f"two places for the pictures, {path} and --data {data.data}; name one")
+        raise ConfigError(f"two places for the data, {path} and --data {data.data}; name one")
     return data if path is None else replace(data, data=path)
 
 
@@ -294,6 +325,40 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def flags(*options: DataOptions | ModelOptions | TrainOptions | TuningOptions | RunOptions) -> dict[str, Json]:
+def flags(*options: Options) -> dict[str, Json]:
     """All options under their flag names, for a run's record."""
     return {name: value for given in options for name, value in asdict(given).items()}
+
+
+def options_of(kind: type[_T], record: Mapping[str, Any]) -> _T:
+    """Options from a record; what an older version did not know yet has its default.
+
+    Raises:
+        KeyError: a newer version wrote it.
+    """
+    known = {one.name for one in fields(kind)}
+    if unknown := sorted(set(record) - known):
+        raise KeyError(f"unknown settings {unknown}; a newer version of etude may have written them")
+    # JSON has no tuples
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+
+
+def words(*options: Options, leave_out: Collection[str] = (), renamed: Mapping[str, str] | None = None) -> list[str]:
+    """The words of a command for all options that are not at their defaults.
+
+    Args:
+        options: of the command.
+        leave_out: names that stand elsewhere in it.
+        renamed: where a flag is not called as its option.
+    """
+    found: list[str] = []
+    for given in options:
+        for one in fields(given):
+            value = getattr(given, one.name)
+            if one.name in leave_out or value == getattr(type(given)(), one.name):
+                continue
+            values = (
+                [] if value is True else [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
+            )
+            found += [_flag((renamed or {}).get(one.name, one.name)), *values]
+    return found

@@ -22,8 +22,9 @@ from etude.recipes.options import (
     refuse_changed,
 )
 from etude.recipes.options import NumberLoss as NumberLoss
+from etude.recipes.pictures import Groups
 from etude.recipes.several import Several, run_all
-from etude.recipes.training import Groups, Training
+from etude.recipes.training import Training
 from etude.runs.statistics import Paired, number, spread
 from etude.training.tuning import TuningPhase
 

@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from etude.recipes.options import RunOptions, check, check_picture, flags, teller
 
 if TYPE_CHECKING:
-    from etude.recipes.training import Training
+    from etude.recipes.asked import Asked
     from etude.training.callback import Callback
     from etude.training.learner import Learner
     from etude.training.plan import Plan
@@ -23,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def plan(
-    training: Training,
+    training: Asked,
     run: RunOptions = RunOptions(),  # noqa: B008  # frozen
     *,
     out: str | None = None,
-    folds: int = 0,
+    runs: int | None = None,
 ) -> dict[str, Json]:
     """Plan a training as it was asked for; no run's folder is made.
 
@@ -35,7 +34,7 @@ def plan(
         training: what is to be trained.
         run: what is printed; the rest is checked as a training would, and nothing is written there.
         out: a PNG of learning rate and momentum; None draws none.
-        folds: of a cross-validation; 0 for none. The first of its trainings is planned.
+        runs: how many such trainings there will be; None for as many as it has seeds.
 
     Returns:
         The plan as JSON (see `etude.training.plan.Plan`; of several phases the last one's, and each as `phases`), with
@@ -45,9 +44,9 @@ def plan(
     from etude.runs.record import KeepRun
     from etude.training.plan_text import seconds_text
 
-    _check(training, run, out, folds)
-    runs = folds or training.train.seeds
-    first = replace(training, train=replace(training.train, seeds=1), fold=(0, folds) if folds else training.fold)
+    _check(training, run, out)
+    runs = runs or training.train.seeds
+    first = training.seeded(training.train.seed)
     say = teller(run)
     if introduction := training.introduction():
         say(introduction)
@@ -73,9 +72,8 @@ def plan(
     return {**plans[-1].as_json(), **phases, "runs": runs, "runs_seconds": runs * seconds, "picture": out}
 
 
-def _check(training: Training, run: RunOptions, out: str | None, folds: int) -> None:
+def _check(training: Asked, run: RunOptions, out: str | None) -> None:
     """Refuse what the training would refuse, before anything is read."""
-    from etude.errors import ConfigError
     from etude.runs.record import check_run_dir
 
     if out is not None:
@@ -83,12 +81,10 @@ def _check(training: Training, run: RunOptions, out: str | None, folds: int) -> 
     check(run)
     check_run_dir(run.run_dir)
     training.check()
-    if folds and (folds < 2 or training.train.seeds > 1 or training.data.valid_pct is not None):
-        raise ConfigError("--folds must be at least 2, and decides what is held out: without --seeds and --valid-pct")
 
 
 def _plans(
-    training: Training, learner: Learner, writers: Callable[[str], list[Callback]], say: Callable[[str], None]
+    training: Asked, learner: Learner, writers: Callable[[str], list[Callback]], say: Callable[[str], None]
 ) -> Iterator[Plan]:
     """The plan of its one fit, or of each of its phases, said as it comes."""
     from etude.schedules import one_cycle
@@ -98,7 +94,13 @@ def _plans(
     train, phases = training.train, training.all_phases()
     if not phases:
         kept = writers("run")
-        made = make_plan(learner, train.epochs, train.lr, schedule=training.schedule(), callbacks=kept, timed=kept)
+        made = make_plan(
+            *(learner, train.epochs, train.lr),
+            schedule=training.schedule(),
+            momentum=training.momentum,
+            callbacks=kept,
+            timed=kept,
+        )
         say(repr(made))
         yield made
     for i, phase in enumerate(phases, 1):
@@ -106,7 +108,15 @@ def _plans(
         with in_phase(learner, phase) as held:
             say(f"phase {i} of {len(phases)}: {describe_phase(learner, phase)}\n")
             schedule, kept = partial(one_cycle, pct_start=phase.pct_start), writers(f"phase-{i}")
-            made = make_plan(learner, phase.epochs, phase.lr, schedule=schedule, callbacks=[*held, *kept], timed=kept)
+            made = make_plan(
+                learner,
+                phase.epochs,
+                phase.lr,
+                schedule=schedule,
+                momentum="auto" if phase.momentum is None else phase.momentum,
+                callbacks=[*held, *kept],
+                timed=kept,
+            )
         say(repr(made) + "\n")
         yield made
 

@@ -1,4 +1,4 @@
-"""Say what a trained run makes of new pictures, as many as there are, in order and in little memory."""
+"""Say what a trained run makes of new pictures or texts, as many as there are, in order and in little memory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from etude.output import plain
+from etude.recipes.items import Item, Noun, items_of, noun_of
 from etude.recipes.options import OnBadData, OutputOptions
 from etude.recipes.predicted import Format, Row, counting, format_of, lines_in, opened
+from etude.recipes.trained import Trained
 from etude.recipes.tta import Tta as Tta
 from etude.recipes.tta import views_of
 
@@ -20,18 +22,24 @@ if TYPE_CHECKING:
     from etude.errors import DataError
     from etude.training.learner import Learner
     from etude.training.predictions import Predictions
-    from etude.types import Json
+    from etude.types import Batch, Json
     from etude.vision.views import Views
 
 _BATCH = 64
+_POOL = 4
+"""Batches of texts whose texts are sorted by length together."""
+_TOKENS = 90_000
+"""Of a batch of texts, padding included, unless it is a single text: 64 texts of 1,400 tokens."""
 _MOST_SKIPPED = 1000
 """Refusals that the result names; each is told when it is met."""
 
 
 def predict(
     run: str,
-    files: Sequence[str],
+    files: Sequence[str] = (),
     *,
+    text: Sequence[str] = (),
+    text_column: str | None = None,
     format: Format | None = None,
     out: str | None = None,
     top: int | None = None,
@@ -41,14 +49,17 @@ def predict(
     device: str = "auto",
     output: OutputOptions = OutputOptions(),  # noqa: B008  # frozen
 ) -> dict[str, Json]:
-    """Say what a trained run makes of pictures, in the order in which they were named.
+    """Say what a trained run makes of pictures or texts, in the order in which they were named.
 
-    Pictures are read in threads ahead of the model and forgotten after it, so that memory does not depend on their
-    number, unless `output.json` asks for all predictions in one object.
+    They are read ahead of the model, pictures in threads, and forgotten after it, so that memory does not depend on
+    their number, unless `output.json` asks for all predictions in one object.
 
     Args:
         run: the run's folder.
-        files: pictures, folders of pictures, or "-" for names on standard input, one a line.
+        files: pictures, folders of pictures, or "-" for names on standard input, one a line. For a model of texts: .txt
+            files, folders of them, and tables (.csv, .tsv, .jsonl), of which each row is a text.
+        text: texts themselves, for a model of texts; they come after the files.
+        text_column: the column of a table that holds the texts; None is that of the training, or found by its name.
         format: "table", "csv", or "json": one object a line. In csv and json a picture that cannot be read has its row
             too, with an `error`. None is what the name of `out` says, else a table.
         out: a file for the rows instead of standard output; it is OUT.part until it is whole.
@@ -66,27 +77,28 @@ def predict(
         rows as `Predictions.to_rows` makes them.
 
     Raises:
-        ConfigError: a setting that has no effect on this run's predictions, or flags that contradict each other.
-        DataError: a picture cannot be read, and `on_bad_data` is "stop".
+        ConfigError: a setting that has no effect on this run's predictions, flags that contradict each other, or a
+            language model, which `etude generate` is for.
+        DataError: a picture or text cannot be read, and `on_bad_data` is "stop".
     """
     import etude
     from etude.errors import ConfigError
 
     form = format_of(format, out, as_json=output.json, quiet=output.quiet)
-    _refuse(files, top, threshold)
+    _refuse(files, text, top, threshold)
     learner = etude.load(run, device=device)
-    views = views_of(learner, run, tta)
-    kind = _kind(learner, run, top, threshold)
+    noun, views = noun_of(learner, run), views_of(learner, run, tta)
+    kind = _kind(learner, noun, run, top, threshold)
     seen = _Seen(keep=output.json and form == "table")
-    paths, total = _expanded(files)
+    items, total = items_of(noun, files, text, text_column or Trained.of(run).text_column)
     lines, shown = lines_in(form, kind, top), not output.quiet
     with opened(out, shown=shown) as write, counting(total, enabled=shown and out is not None) as count:
-        for rows in _rows(learner, views, paths, on_bad_data, (top, threshold)):
+        for rows in _rows(learner, views, items, on_bad_data, (top, threshold)):
             seen.add(rows)
             write(lines(rows))
             count(seen.predicted + seen.num_skipped)
         if not seen.predicted + seen.num_skipped:
-            raise ConfigError("no picture was named on standard input; give one name a line")
+            raise ConfigError(f"no {noun} was named; give one name a line on standard input, or a table with rows")
     if out is not None and shown:
         print(f"{seen.predicted} predictions in {plain(out)}")
     return {"run": run, "tta": tta, "format": form, "out": out, **seen.result()}
@@ -105,7 +117,7 @@ class _Seen:
         self.predicted = self.num_skipped = 0
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Count rows, and say which pictures could not be read."""
+        """Count rows, and say which pictures or texts could not be read."""
         for row in rows:
             if "error" not in row:
                 self.predicted += 1
@@ -123,7 +135,7 @@ class _Seen:
         return {**rows, "predicted": self.predicted, "num_skipped": self.num_skipped, "skipped": self._skipped}
 
 
-def _refuse(files: Sequence[str], top: int | None, threshold: float | None) -> None:
+def _refuse(files: Sequence[str], text: Sequence[str], top: int | None, threshold: float | None) -> None:
     """Refuse values that no prediction takes, before the model is loaded."""
     from etude.errors import ConfigError
 
@@ -133,24 +145,21 @@ def _refuse(files: Sequence[str], top: int | None, threshold: float | None) -> N
         raise ConfigError(f"--threshold must be a probability from 0 to 1, such as 0.5, got {threshold}")
     if top is not None and threshold is not None:
         raise ConfigError("--top says how many labels, --threshold how likely ones; name one of the two")
-    if not files:
-        raise ConfigError("name pictures or folders of pictures, or - to read names from standard input")
+    if not files and not text:
+        raise ConfigError(
+            "name pictures or folders of pictures, or - to read names from standard input; for a model of texts, "
+            'files, folders or tables of texts, or --text "a text"'
+        )
     if flags := [name for name in files if name.startswith("-") and name != "-" and not Path(name).exists()]:
         # the command takes it for a file, because "-" is one
         raise ConfigError(f"unknown option {flags[0]}; see: etude predict --help")
 
 
-def _kind(learner: Learner, run: str, top: int | None, threshold: float | None) -> Predictions:
-    """The kind of the run's predictions, from that of a black picture; refuses what has no effect on it."""
-    import torch
-
+def _kind(learner: Learner, noun: Noun, run: str, top: int | None, threshold: float | None) -> Predictions:
+    """The kind of the run's predictions, from that of a black picture or an empty text; refuses what has no effect."""
     from etude.errors import ConfigError
-    from etude.vision.preprocess import ImageReader
 
-    read = learner.data.read
-    if not isinstance(read, ImageReader):
-        raise ConfigError(f"{run} does not say how to read a picture; it was trained on other data")
-    kind = predicted(learner, torch.zeros(1, read.codec.channels, read.size, read.size, dtype=torch.uint8), None)
+    kind = _made_of(learner, [_nothing(learner, noun)], None)
     if threshold is not None and not kind.several:
         raise ConfigError(f"--threshold is for several labels, and {run} predicts something else; leave it out")
     if top is not None and (kind.numbers or not kind.probable):
@@ -158,68 +167,47 @@ def _kind(learner: Learner, run: str, top: int | None, threshold: float | None) 
     return kind
 
 
-class _Empty(NamedTuple):
-    """A folder in which there is nothing to predict."""
+def _nothing(learner: Learner, noun: Noun) -> Tensor:
+    """A black picture, or an empty text."""
+    import torch
 
-    file: str
-    reason: str
+    from etude.vision.preprocess import ImageReader
 
-
-def _expanded(files: Sequence[str]) -> tuple[Iterable[Path | _Empty], int | None]:
-    """The pictures that are meant, and how many: known unless names come on standard input."""
-    if "-" in files:
-        return _each(files), None
-    paths = list(_each(files))
-    return paths, len(paths)
-
-
-def _each(files: Sequence[str]) -> Iterator[Path | _Empty]:
-    """Folders are looked through, "-" reads names from standard input."""
-    from etude.data.files import UNREAD_SUFFIXES, find_images, other_files
-    from etude.errors import DataError
-
-    for name in files:
-        if name == "-":
-            yield from (Path(line) for line in map(str.strip, sys.stdin) if line)
-        elif Path(name).is_dir():
-            try:
-                yield from find_images(Path(name))
-            except DataError as error:
-                yield _Empty(name, str(error))
-            passed = {suffix: num for suffix, num in other_files(Path(name)).items() if suffix in UNREAD_SUFFIXES}
-            if passed:
-                told = ", ".join(f"{num} {suffix}" for suffix, num in sorted(passed.items()))
-                print(f"note: {plain(name)} also holds pictures of kinds that are not read ({told})", file=sys.stderr)
-        else:
-            yield Path(name)
+    read = learner.data.read
+    assert read is not None
+    if noun == "text":
+        return read("")
+    assert isinstance(read, ImageReader)
+    return torch.zeros(read.codec.channels, read.size, read.size, dtype=torch.uint8)
 
 
 def _rows(
     learner: Learner,
     views: Views | None,
-    paths: Iterable[Path | _Empty],
+    items: Iterable[Item],
     on_bad_data: OnBadData,
     said: tuple[int | None, float | None],
 ) -> Iterator[list[Row]]:
-    """Rows in the order of the paths, a batch at a time; the next pictures are read meanwhile."""
+    """Rows in the order of the items, some batches at a time; the next pictures are read meanwhile."""
     from etude.data.ahead import read_ahead, reading
     from etude.errors import DataError
 
     assert learner.data.read is not None
+    at_once = _BATCH if learner.data.collate is None else _POOL * _BATCH
     with reading(learner.data.read) as (read, threads):
 
-        def read_one(path: Path | _Empty) -> Tensor:
-            if isinstance(path, _Empty):
-                raise DataError(path.reason)
-            return read(path)
+        def read_one(item: Item) -> Tensor:
+            if isinstance(item.given, DataError):
+                raise item.given
+            return read(item.given)
 
         batch: list[tuple[str, Tensor | DataError]] = []
-        for path, found in read_ahead(read_one, paths, threads=threads, ahead=2 * _BATCH):
+        for item, found in read_ahead(read_one, items, threads=threads, ahead=2 * _BATCH):
             if isinstance(found, DataError) and on_bad_data == "stop":
                 yield _of_batch(learner, views, batch, said)
                 raise found
-            batch.append((path.file if isinstance(path, _Empty) else str(path), found))
-            if len(batch) == _BATCH:
+            batch.append((item.name, found))
+            if len(batch) == at_once:
                 yield _of_batch(learner, views, batch, said)
                 batch = []
         yield _of_batch(learner, views, batch, said)
@@ -231,20 +219,41 @@ def _of_batch(
     batch: Sequence[tuple[str, Tensor | DataError]],
     said: tuple[int | None, float | None],
 ) -> list[Row]:
-    """A row for each picture of a batch."""
-    import torch
-
+    """A row for each item of some batches."""
     from etude.errors import DataError
     from etude.training.predictions import THRESHOLD
 
     top, threshold = said
-    good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, DataError)]
+    good = [(name, read) for name, read in batch if not isinstance(read, DataError)]
     rows: Iterator[Row] = iter(())
     if good:
-        predictions = predicted(learner, torch.stack([pixels for _, pixels in good]), views)
+        predictions = _made_of(learner, [read for _, read in good], views)
         named = replace(predictions, names=tuple(name for name, _ in good))
         rows = iter(named.to_rows(top, THRESHOLD if threshold is None else threshold))
     return [{"file": name, "error": str(one)} if isinstance(one, DataError) else next(rows) for name, one in batch]
+
+
+def _made_of(learner: Learner, read: Sequence[Tensor], views: Views | None) -> Predictions:
+    """Of items that were read, in their order."""
+    import torch
+
+    if learner.data.collate is None:
+        return predicted(learner, torch.stack(list(read)), views)
+    return predicted(learner, list(_of_like_length(learner, read)), views)
+
+
+def _of_like_length(learner: Learner, texts: Sequence[Tensor]) -> Iterator[Batch]:
+    """Texts in batches, the longest first, with their positions; a very long one does not widen many."""
+    import torch
+
+    from etude.types import Batch
+
+    assert learner.data.collate is not None
+    waiting = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    while waiting:
+        num = min(max(_TOKENS // max(len(texts[waiting[0]]), 1), 1), _BATCH)
+        part, waiting = waiting[:num], waiting[num:]
+        yield Batch(learner.data.collate([texts[i] for i in part]), None, indices=torch.tensor(part))
 
 
 def predicted(learner: Learner, items: object, views: Views | None) -> Predictions:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from etude.recipes.options import ModelOptions, OutputOptions, RunOptions, TrainOptions, check, teller
+from etude.recipes.asked import Asked, training_of
+from etude.recipes.options import OutputOptions, RunOptions, TrainOptions, check, teller
 from etude.recipes.several import Several, finish_all
 from etude.recipes.train import fit_and_finish
-from etude.recipes.training import Training
 
 if TYPE_CHECKING:
     from etude.training.snapshot import Snapshot
@@ -125,7 +126,7 @@ def _go_on(
     return fit_and_finish(training, run, learner, keep, start, changed if start else ())
 
 
-def _refuse_at_its_end(folder: Path, start: Snapshot, training: Training, changes: dict[str, Any]) -> None:
+def _refuse_at_its_end(folder: Path, start: Snapshot, training: Asked, changes: dict[str, Any]) -> None:
     """Refuse a change that could not take effect, for nothing is left to be trained."""
     done, last = start.progress["fit_epoch"], max(len(training.all_phases()) - 1, 0)
     if changes and start.progress["phase"] == last and done >= training.train.epochs:
@@ -135,7 +136,7 @@ def _refuse_at_its_end(folder: Path, start: Snapshot, training: Training, change
         )
 
 
-def _where(folder: Path, start: Snapshot | None, training: Training) -> str:
+def _where(folder: Path, start: Snapshot | None, training: Asked) -> str:
     if start is None:
         return f"{folder} was stopped before its first checkpoint; it begins again"
     progress = start.progress
@@ -169,39 +170,16 @@ def _differences(before: dict[str, Any], say: Callable[[str], None]) -> list[str
     ]
 
 
-def _training(config: dict[str, Any], changes: dict[str, Any], cwd: Path, folder: Path) -> Training:
+def _training(config: dict[str, Any], changes: dict[str, Any], cwd: Path, folder: Path) -> Asked:
     """What was trained, with what was measured then: precision and device must not be chosen anew."""
-    training = Training.of(config["training"])
     measured = {name: config[name] for name in ("precision", "device") if config.get(name) is not None}
-    moved = changes.get("data")
-    changes = {name: value for name, value in changes.items() if name != "data"}
-    return replace(
-        training,
-        data=replace(training.data, data=moved or _from(cwd, training.data.data)),
-        model=_found_again(training.model, cwd, folder),
-        train=replace(training.train, teacher=_from(cwd, training.train.teacher), **(measured | changes)),
-    )
+    train = {name: value for name, value in (measured | changes).items() if name != "data"}
+    return training_of(config["training"]).resumed(train, changes.get("data"), partial(_from, cwd), folder)
 
 
-def _found_again(model: ModelOptions, cwd: Path, folder: Path) -> ModelOptions:
-    """The model's options with their paths as they were meant; of a body that is gone, a checkpoint has its network."""
-    from etude.training import checkpoint
-    from etude.vision.models import ARCHITECTURES, TIMM
-
-    arch, body = _from(cwd, model.arch), _from(cwd, model.pretrained)
-    kept = checkpoint.checkpoints(folder / checkpoint.FOLDER)
-    is_path = model.arch not in ARCHITECTURES and not model.arch.startswith(TIMM)
-    gone = (body is not None and not Path(body).exists()) or (is_path and not Path(str(arch)).exists())
-    if gone and kept:
-        # its weights come from the checkpoint as well, so nothing of the body is needed any more
-        return ModelOptions(arch=str(kept[0]))
-    return replace(model, arch=arch or model.arch, pretrained=body)
-
-
-def _from(cwd: Path, name: str | None) -> str | None:
+def _from(cwd: Path, name: str) -> str:
     """A path as it was meant where the run was started; names that are no paths stay as they are."""
-    there = None if name is None or Path(name).exists() else cwd / name
-    return name if there is None or not there.exists() else str(there)
+    return name if Path(name).exists() or not (cwd / name).exists() else str(cwd / name)
 
 
 def _kept(config: dict[str, Any]) -> dict[str, Any]:

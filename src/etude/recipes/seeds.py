@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from etude.runs.statistics import deviation, mean, spread
 from etude.runs.statistics import number as number
@@ -14,18 +14,27 @@ if TYPE_CHECKING:
 
     from etude.types import Json
 
+_ACCURACY: Final = ("valid_accuracy", "valid_accuracies", "accuracy")
+_METRICS: Final = {
+    "valid_rmse": ("valid_rmses", "RMSE"),
+    "valid_perplexity": ("valid_perplexities", "perplexity"),
+}
+"""What counts where it is there, its plural, and what it is called; else the accuracy does."""
+
 
 def summarize(
     name: str, folder: Path, results: Sequence[dict[str, Json]], say: Callable[[str], object]
 ) -> dict[str, Json]:
     """Mean and spread of several runs, written into the folder that holds them.
 
-    Of their accuracies, or where they learn numbers, of their errors: "valid_rmse", "valid_rmse_sd", "valid_rmses".
+    Of their accuracies; where they learn numbers, of their errors: "valid_rmse", "valid_rmse_sd", "valid_rmses"; of
+    language models, of their perplexities.
     """
     from etude.training.saving import write_json
 
-    is_error = any("valid_rmse" in result for result in results)
-    metric, plural = ("valid_rmse", "valid_rmses") if is_error else ("valid_accuracy", "valid_accuracies")
+    known = [(metric, *words) for metric, words in _METRICS.items() if any(metric in result for result in results)]
+    metric, plural, noun = known[0] if known else _ACCURACY
+    is_share = metric == _ACCURACY[0]
     values = [number(result.get(metric)) for result in results]
     summary: dict[str, Json] = {
         "run": str(folder),
@@ -36,8 +45,8 @@ def summarize(
         "train_seconds": [result["train_seconds"] for result in results],
     }
     write_json(folder / "result.json", summary)
-    each = ", ".join(f"{value:.4g}" if is_error else f"{value:.2%}" for value in values)
-    told = f"RMSE {mean(values):.4g} ± {deviation(values):.2g}" if is_error else f"accuracy {spread(values)}"
+    each = ", ".join(f"{value:.2%}" if is_share else f"{value:.4g}" for value in values)
+    told = f"{noun} {spread(values) if is_share else f'{mean(values):.4g} ± {deviation(values):.2g}'}"
     say(f"\n{name}, {len(results)} runs: {told} ({each})")
     return summary
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
+from etude.recipes.asked import Asked, training_of
 from etude.recipes.options import OutputOptions, Precision, RunOptions, flags, teller
 from etude.recipes.seeds import summarize
-from etude.recipes.training import Training
 
 if TYPE_CHECKING:
     from etude.types import Json
+
+Result: TypeAlias = Literal["mean", "study", "transfer", "bptt", "ulmfit", "demo-text"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,15 @@ class Several:
     Args:
         title: what they are, for people.
         parts: folder name to training, in the order in which they run.
-        result: what is made of them: their "mean", a "study" that compares variants, or the "transfer" study.
+        result: what is made of them: their "mean", a "study" that compares variants, the "transfer" or the "bptt"
+            study, or the stages of "ulmfit" or of the "demo-text".
         group: in a study, a base is the first of so many variants after each other; None compares with the first.
         variants: in a study, each part's variant, in words.
     """
 
     title: str
-    parts: Mapping[str, Training]
-    result: Literal["mean", "study", "transfer"] = "mean"
+    parts: Mapping[str, Asked]
+    result: Result = "mean"
     group: int | None = None
     variants: Mapping[str, str] | None = None
 
@@ -49,13 +52,13 @@ class Several:
         """What `record` gave; raises `KeyError`, `TypeError` or `ValueError` for something else."""
         from etude.runs.read import is_plain_name
 
-        parts = {name: Training.of(part) for name, part in record["parts"].items()}
+        parts = {name: training_of(part) for name, part in record["parts"].items()}
         if bad := [name for name in parts if not is_plain_name(name)]:
             raise ValueError(f"{bad[0]!r} is no name of a folder in it")
         return cls(record["title"], parts, record["result"], record["group"], record["variants"])
 
 
-def over_seeds(training: Training, run: RunOptions) -> dict[str, Json]:
+def over_seeds(training: Asked, run: RunOptions) -> dict[str, Json]:
     """Run a training once, or for `train.seeds` seeds in folders beside each other.
 
     Returns:
@@ -69,7 +72,7 @@ def over_seeds(training: Training, run: RunOptions) -> dict[str, Json]:
     if train.seeds == 1:
         return train_once(training, run)
     seeds = range(train.seed, train.seed + train.seeds)
-    parts = {f"seed-{seed}": replace(training, train=replace(train, seed=seed, seeds=1)) for seed in seeds}
+    parts = {f"seed-{seed}": training.seeded(seed) for seed in seeds}
     return run_all(Several(training.name, parts), training.name, run)
 
 
@@ -112,18 +115,24 @@ def _finish_all(several: Several, folder: Path, run: RunOptions) -> dict[str, Js
         say(f"\n--- {_what(several, name)}, run {i} of {len(several.parts)}")
         if precision is not None:
             # what the first run measured holds for all: else two of them might differ in more than was asked
-            training = replace(training, train=replace(training.train, precision=precision))
-        results[name] = _one(training, folder / name, run)
+            training = training.in_precision(precision)
+        results[name] = _one(training.beside(folder), folder / name, run)
         precision = cast("Precision", results[name]["precision"])
     if several.result == "mean":
         return summarize(several.title, folder, list(results.values()), say)
-    from etude.recipes import pets_study, studies
+    from etude.recipes import bptt_study, demo_text, pets_study, studies, ulmfit
 
-    conclude = pets_study.conclude if several.result == "transfer" else studies.conclude
-    return conclude(several, folder, results, say)
+    concludes: dict[Result, Callable[..., dict[str, Json]]] = {
+        "study": studies.conclude,
+        "transfer": pets_study.conclude,
+        "bptt": bptt_study.conclude,
+        "ulmfit": ulmfit.conclude,
+        "demo-text": demo_text.conclude,
+    }
+    return concludes[several.result](several, folder, results, say)
 
 
-def _one(training: Training, folder: Path, run: RunOptions) -> dict[str, Json]:
+def _one(training: Asked, folder: Path, run: RunOptions) -> dict[str, Json]:
     """A part's result: from its folder if it is there, else from training it, or what is left of it."""
     from etude.recipes.resume import resume
     from etude.recipes.train import train_once

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from etude.recipes.options import DataOptions, ModelOptions, RunOptions, TrainOptions, check, flags, teller
-from etude.recipes.seeds import number
 from etude.recipes.several import Several, over_seeds, run_all
 from etude.recipes.training import Training
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
+    from etude.recipes.asked import Asked
     from etude.runs.record import KeepRun
     from etude.training.callbacks.checkpoints import Checkpoints
     from etude.training.learner import Learner
@@ -49,7 +49,7 @@ def train(
     return _cross_validate(training, run, folds) if folds else over_seeds(training, run)
 
 
-def train_once(training: Training, run: RunOptions) -> dict[str, Json]:
+def train_once(training: Asked, run: RunOptions) -> dict[str, Json]:
     """Train in a new run folder, and say what came out."""
     from etude.runs.record import KeepRun, check_run_dir, new_run_folder, running
     from etude.training.saving import write_json
@@ -70,7 +70,7 @@ def train_once(training: Training, run: RunOptions) -> dict[str, Json]:
 
 
 def fit_and_finish(
-    training: Training,
+    training: Asked,
     run: RunOptions,
     learner: Learner,
     keep: KeepRun,
@@ -107,11 +107,8 @@ def checkpoints_of(folder: Path, run: RunOptions) -> Checkpoints:
     return Checkpoints(folder / "checkpoints", keep=run.keep, every=run.save_every, on_error=run.on_save_error)
 
 
-def _finish(training: Training, run: RunOptions, learner: Learner, keep: KeepRun, seconds: float) -> dict[str, Json]:
-    """Look at the held-out pictures, write the result and say it."""
-    from etude.runs.draw import draw_numbers
-    from etude.vision.show import draw_predictions
-
+def _finish(training: Asked, run: RunOptions, learner: Learner, keep: KeepRun, seconds: float) -> dict[str, Json]:
+    """Look at what was trained, write the result and say it."""
     say, folder = teller(run), keep.folder
     assert learner.precision is not None
     extra: dict[str, Json] = {
@@ -119,17 +116,9 @@ def _finish(training: Training, run: RunOptions, learner: Learner, keep: KeepRun
         "seed": training.train.seed,
         "precision": learner.precision.name,
     }
-    if learner.data.valid is not None and learner.data.numbers is not None:
-        predictions = learner.predict()
-        draw_numbers(predictions, folder / "predictions.png")
-        extra |= {"valid_samples": len(predictions)}
-    elif learner.data.valid is not None and not learner.data.several_labels:
-        predictions = learner.predict()
-        draw_predictions(learner, predictions, folder / "predictions.png")
-        extra |= {"valid_right": predictions.num_right, "valid_samples": len(predictions)}
-    result = keep.finish(learner, extra)
-    pictures = [str(path) for path in (folder / "curves.png", folder / "predictions.png") if path.exists()]
-    say(f"\n{_accuracy(result)}, {seconds:.0f} s\nlook at {' and '.join(pictures)}")
+    result = keep.finish(learner, extra | training.outcome(learner, folder))
+    drawn = [str(path) for path in (folder / "curves.png", folder / "predictions.png") if path.exists()]
+    say(f"\n{training.told(result)}, {seconds:.0f} s\nlook at {' and '.join(drawn)}")
     say(training.next_steps(folder))
     return result
 
@@ -138,25 +127,22 @@ def _many(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _accuracy(result: dict[str, Json]) -> str:
-    if "valid_rmse" in result:
-        r2, rmse, mae = (number(result[f"valid_{name}"]) for name in ("r2", "rmse", "mae"))
-        return f"{result['valid_samples']} held-out pictures: R2 {r2:.4f}, RMSE {rmse:.4g}, MAE {mae:.4g}"
-    if "valid_accuracy" not in result:
-        return "trained without validation"
-    share = number(result["valid_accuracy"])
-    if "valid_right" not in result:
-        return f"{share:.2%} of all yes-or-no answers on held-out pictures right"
-    return f"{result['valid_right']} of {result['valid_samples']} held-out pictures right: {share:.2%}"
-
-
 def _cross_validate(training: Training, run: RunOptions, folds: int) -> dict[str, Json]:
     """Train once per fold: for sets too small for one held-out part to tell models apart (SPEC Q1)."""
+    parts = {f"fold-{i + 1}": in_fold(training, i, folds) for i in range(max(folds, 1))}
+    return run_all(Several(f"{training.name} with {folds} folds", parts), training.name, run)
+
+
+def in_fold(training: Training, which: int, folds: int) -> Training:
+    """One of the trainings of a cross-validation.
+
+    Raises:
+        ConfigError: there cannot be so many, or something else says what is held out.
+    """
     from etude.errors import ConfigError
 
     if folds < 2:
         raise ConfigError(f"--folds must be at least 2, got {folds}")
     if training.train.seeds > 1 or training.data.valid_pct is not None:
         raise ConfigError("--folds decides what is held out and how often; leave out --seeds and --valid-pct")
-    parts = {f"fold-{i + 1}": replace(training, fold=(i, folds)) for i in range(folds)}
-    return run_all(Several(f"{training.name} with {folds} folds", parts), training.name, run)
+    return replace(training, fold=(which, folds))

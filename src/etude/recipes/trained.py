@@ -64,6 +64,16 @@ class Trained:
         """Whether it was said that a picture may have several labels."""
         return bool(self._options.get("several"))
 
+    @property
+    def text_column(self) -> str | None:
+        """The column of a table that held the texts, where that was said."""
+        return text(self._options.get("text_column")) or None
+
+    def number(self, name: str, default: int) -> int:
+        """A whole number that the training was told."""
+        found = self._options.get(name)
+        return found if isinstance(found, int) else default
+
     def is_on(self, data: str) -> bool:
         """Whether the run was trained on what is called so."""
         own = self._options.get("data")

@@ -1,14 +1,14 @@
-"""One training as it was asked for: what a recipe, its plan, its learning-rate finder and its resume all begin from."""
+"""One training on pictures as it was asked for: what its recipe, plan, learning-rate finder and resume begin from."""
 
 from __future__ import annotations
 
 import shlex
-from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
+from etude.recipes import pictures
 from etude.recipes.options import (
     DataOptions,
     ModelOptions,
@@ -17,29 +17,28 @@ from etude.recipes.options import (
     check,
     check_target,
     flags,
+    options_of,
     refuse_changed,
+    words,
 )
-from etude.recipes.teacher import check_student, check_teacher, step_of
+from etude.recipes.pictures import Groups
+from etude.recipes.teacher import check_student, check_teacher
 from etude.recipes.trained import with_leaks_told
 from etude.training.tuning import TuningPhase, total_epochs, tuning_phases
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from etude.data.loaders import Augment, DataLoaders
+    from etude.data.loaders import DataLoaders
+    from etude.recipes.options import Precision
     from etude.schedules import Cycle
-    from etude.training.average import EMA
     from etude.training.callback import Callback
+    from etude.training.callbacks.scheduler import Momentum
     from etude.training.learner import Learner
-    from etude.training.optimizer import Groups as GroupsOf
     from etude.training.snapshot import Snapshot
     from etude.types import Json
-    from etude.vision.progressive import ProgressiveResizing
 
 Kind = Literal["pictures", "whole pictures", "digits"]
-Groups = Literal["body and head", "norms with the head", "thirds"]
-"""How a model is divided into layer groups; see `etude.training.transfer`."""
-_T = TypeVar("_T", DataOptions, ModelOptions, TrainOptions, TuningOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +84,11 @@ class Training:
         return cls(
             name=record["name"],
             kind=record["kind"],
-            data=_options(DataOptions, record["data"]),
-            model=_options(ModelOptions, record["model"]),
-            train=_options(TrainOptions, record["train"]),
+            data=options_of(DataOptions, record["data"]),
+            model=options_of(ModelOptions, record["model"]),
+            train=options_of(TrainOptions, record["train"]),
             fold=None if fold is None else (fold[0], fold[1]),
-            tuning=_options(TuningOptions, record["tuning"]) if record.get("tuning") else None,
+            tuning=options_of(TuningOptions, record["tuning"]) if record.get("tuning") else None,
             phases=tuple(map(TuningPhase.of, record.get("phases", ()))),
             groups=record.get("groups", "body and head"),
         )
@@ -108,9 +107,7 @@ class Training:
         self.all_phases()
         if self.kind != "digits":
             check_target(self.data, self.train)
-            _check_model(self.model, self.train)
-            for growing in _growing(self.train):
-                growing.check(self.data.size)
+            pictures.check_model(self.model, self.train, self.data.size)
         else:
             refuse_changed(self.train, ("progressive",), "the digits are 8 pixels small")
             refuse_changed(self.train, ("loss",), "it is one of numbers, and digits are classes")
@@ -127,7 +124,7 @@ class Training:
         else:
             loaders = with_leaks_told(self.loaders(quiet=quiet), self.model, self.data, quiet=quiet)
             torch.manual_seed(self.train.seed)
-            made = _picture_learner(loaders, self.model, self.train, _groups_of(self.groups), quiet=quiet)
+            made = pictures.learner(loaders, self.model, self.train, self.groups, quiet=quiet)
         check_student(made)
         return made
 
@@ -201,150 +198,59 @@ class Training:
 
     def loaders(self, *, quiet: bool) -> DataLoaders:
         """Its pictures."""
-        from etude import vision
-        from etude.errors import ConfigError
+        return pictures.loaders(self.data, self.train, fold=self.fold, whole=self.kind == "whole pictures", quiet=quiet)
 
-        data = self.data
-        check(data, self.train)
-        if data.data is None:
-            raise ConfigError("name a folder or archive of pictures, or a known data set (see: etude data list)")
-        whole = vision.MiddleCrop(1.0, squash=True) if self.kind == "whole pictures" else None
-        return vision.load(
-            data.data,
-            size=data.size,
-            valid=data.valid_pct,
-            batch_size=self.train.batch_size,
-            seed=self.train.seed,
-            split_seed=data.split_seed,
-            label=data.label,
-            target=data.target,
-            several=data.several,
-            sampling=data.sampling,
-            fold=self.fold,
-            label_noise=data.label_noise,
-            windows=whole or vision.RandomResizedCrop((data.min_scale, 1.0), flip=data.flip),
-            middle=whole or vision.MiddleCrop(squash=data.squash),
-            augment=_augment(data),
-            stored_size=data.stored_size,
-            store=data.store,
-            on_bad_data=data.on_bad_data,
-            progress=not quiet,
+    @property
+    def momentum(self) -> Momentum:
+        """The schedule's own."""
+        return "auto"
+
+    def command(self, lr: float) -> list[str]:
+        """The words of the command that asks for it with a learning rate."""
+        start = ["etude", self.name]
+        if self.kind == "digits":
+            return [*start, *words(self.train, leave_out=("lr",)), "--lr", f"{lr:.1e}"]
+        leave_out = ["lr"]
+        if self.name in ("train", "finetune") and self.data.data is not None:
+            leave_out.append("data")
+            start.append(self.data.data)
+        renamed = {"arch" if self.model.pretrained is None else "pretrained": "from"}
+        tuning = () if self.tuning is None else (self.tuning,)
+        given = words(
+            *(self.data, self.model, self.train, *tuning),
+            leave_out=leave_out,
+            renamed=renamed if self.name == "finetune" else None,
         )
+        return [*start, *given, "--lr", f"{lr:.1e}"]
 
+    def outcome(self, learner: Learner, folder: Path) -> dict[str, Json]:
+        """Look at the held-out pictures."""
+        return pictures.outcome(learner, folder)
 
-def _options(kind: type[_T], record: Mapping[str, Any]) -> _T:
-    """Options from a record; what an older version did not know yet has its default."""
-    known = {one.name for one in fields(kind)}
-    if unknown := sorted(set(record) - known):
-        raise KeyError(f"unknown settings {unknown}; a newer version of etude may have written them")
-    return kind(**record)
+    def told(self, result: Mapping[str, Json]) -> str:
+        """A run's result in words."""
+        return pictures.told(result)
 
+    def seeded(self, seed: int) -> Training:
+        """The same training once, with this seed."""
+        return replace(self, train=replace(self.train, seed=seed, seeds=1))
 
-def _groups_of(name: Groups) -> GroupsOf | None:
-    """The function from a model to its layer groups; None is the model's own."""
-    from etude.training import transfer
+    def in_precision(self, precision: Precision) -> Training:
+        """The same training in another number format."""
+        return replace(self, train=replace(self.train, precision=precision))
 
-    return {"body and head": None, "norms with the head": transfer.norms_with_head, "thirds": transfer.in_thirds}[name]
+    def beside(self, folder: Path) -> Training:
+        """The same: no training on pictures begins from one beside it."""
+        return self
 
-
-def _check_model(model: ModelOptions, train: TrainOptions) -> None:
-    import torch
-
-    from etude.errors import ConfigError
-    from etude.training import saving
-    from etude.training.device import pick_device
-    from etude.vision.models import create_model
-
-    pick_device(train.device)
-    if model.pretrained is not None:
-        saving.read_weights(model.pretrained)
-    if Path(model.arch).is_file():
-        raise ConfigError(
-            f"{model.arch} is a file of weights; say --pretrained {model.arch}, and --arch for its network"
-        )
-    if Path(model.arch).exists():
-        saving.read(model.arch)
-        return
-    with torch.device("meta"):  # no memory, no random numbers
-        create_model(model.arch, num_classes=1, **_model_options(model))
-
-
-def _model_options(model: ModelOptions) -> dict[str, Any]:
-    """What was asked of the architecture beside its name."""
-    options: dict[str, Any] = {}
-    if model.stem_stride is not None:
-        options["stem_stride"] = model.stem_stride
-    if model.blur_pool:
-        options["blur_pool"] = True
-    if model.activation != "relu":
-        options["activation"] = model.activation
-    return options
-
-
-def mixing(train: TrainOptions) -> list[Callback]:
-    """What blanks and mixes batches, in the order in which they work: pictures are blanked before they are mixed."""
-    from etude.training.callbacks.choose import Choose
-    from etude.training.callbacks.cutmix import CutMix
-    from etude.training.callbacks.cutout import Cutout
-    from etude.training.callbacks.mixup import MixUp
-
-    first: list[Callback] = [Cutout(train.cutout)] if train.cutout else []
-    mixers: list[Callback] = [MixUp(train.mixup)] if train.mixup else []
-    mixers += [CutMix(train.cutmix)] if train.cutmix else []
-    return [*first, Choose(*mixers)] if len(mixers) > 1 else [*first, *mixers]
-
-
-def average_of(train: TrainOptions) -> EMA | None:
-    """The average of the weights, if there shall be one."""
-    from etude.training.average import EMA
-
-    return EMA(train.ema) if train.ema else None
-
-
-def _growing(train: TrainOptions) -> list[ProgressiveResizing]:
-    """What lets the pictures grow, if they shall."""
-    from etude import vision
-
-    return [vision.ProgressiveResizing(train.progressive)] if train.progressive else []
-
-
-def _augment(data: DataOptions) -> Augment | None:
-    """The random changes beside window and mirroring, in the order in which they work."""
-    from etude import vision
-
-    changes = []
-    if data.rotate:
-        changes.append(vision.affine(rotate=data.rotate, padding="reflection"))
-    if data.color:
-        changes.append(vision.color_jitter(brightness=data.color, contrast=data.color, saturation=data.color))
-    if data.erase:
-        changes.append(vision.random_erasing(p=data.erase))
-    return vision.compose(*changes) if changes else None
-
-
-def _picture_learner(
-    loaders: DataLoaders, model: ModelOptions, train: TrainOptions, groups: GroupsOf | None, *, quiet: bool
-) -> Learner:
-    from etude import vision
-    from etude.optim import adamw
-
-    # what it says of the model it makes is no error
-    with redirect_stdout(None) if quiet else nullcontext():
-        return vision.learner(
-            model.arch,
-            loaders,
-            pretrained=model.pretrained,
-            groups=groups,
-            label_smoothing=train.label_smoothing,
-            class_weights=None if train.class_weights == "none" else train.class_weights,
-            focal=train.focal,
-            loss_fn=train.loss,
-            optimizer=adamw(weight_decay=train.weight_decay),
-            step=step_of(train),
-            callbacks=[*mixing(train), *_growing(train)],
-            precision=train.precision,
-            average=average_of(train),
-            device=train.device,
-            progress=not quiet,
-            **_model_options(model),
+    def resumed(
+        self, train: Mapping[str, Any], data: str | None, found: Callable[[str], str], folder: Path
+    ) -> Training:
+        """The same training where it goes on; see `Asked`."""
+        own, teacher = self.data.data, self.train.teacher
+        return replace(
+            self,
+            data=replace(self.data, data=data or (None if own is None else found(own))),
+            model=pictures.found_again(self.model, found, folder),
+            train=replace(self.train, **{**train, "teacher": None if teacher is None else found(teacher)}),
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from etude.plots import ink, png_bytes
 from etude.runs import page
 from etude.runs.page import Markup
+from etude.runs.shown import Lines, Samples
+from etude.runs.shown import Pictures as Pictures
 from etude.training import interpret_plots as plots
 from etude.training.verdict import verdict
 
@@ -21,25 +23,6 @@ _LIGHT, _DARK = "#2b2e33", "#d5d8dc"
 _DPI, _PIXELS_PER_INCH = 144, 84
 _OPEN_ROWS = 12
 """Rows of a table that are shown at once; longer ones open at a click."""
-_PIXELATED = 33
-"""Pictures of a smaller side are shown pixel by pixel."""
-
-Shown = Callable[[Sequence[int]], list[bytes]]
-"""Positions in the data -> pictures, encoded."""
-
-
-class Pictures(NamedTuple):
-    """How a domain shows its samples; only those that are asked for are ever read."""
-
-    plain: Shown
-    explained: Shown | None
-    """With what spoke for the model's answer laid over; None where nothing can be laid over."""
-    explanation: str
-    """What is laid over, in a sentence."""
-    names: Callable[[int], str]
-    """What a sample is called."""
-    side: int
-    """Pixels of a side."""
 
 
 def drawn(figure: Callable[[], Any], what: str) -> Markup:
@@ -52,12 +35,12 @@ def drawn(figure: Callable[[], Any], what: str) -> Markup:
     return page.chart(images[0], images[1], made.get_figwidth() * _PIXELS_PER_INCH, what)
 
 
-def findings(found: Interpretation, pictures: Pictures | None) -> Iterator[tuple[str, Markup]]:
+def findings(found: Interpretation, samples: Samples | None) -> Iterator[tuple[str, Markup]]:
     """Sections, each with its heading.
 
     Args:
         found: what to tell.
-        pictures: of its samples; None for samples that cannot be shown.
+        samples: how its samples are shown; None for those that cannot be.
     """
     if found.kind == "numbers":
         yield "Predicted against true", drawn(lambda: plots.residuals_figure(found), "predicted against true numbers")
@@ -67,9 +50,9 @@ def findings(found: Interpretation, pictures: Pictures | None) -> Iterator[tuple
         yield "Class by class", _classes(found)
         yield "Can its probabilities be believed?", _calibration(found)
         if found.kind == "classes":
-            yield "Most often confused", _confused(found, pictures)
+            yield "Most often confused", _confused(found, samples)
     title = "Largest errors" if found.kind == "numbers" else "Largest losses"
-    yield title, _top_losses(found, pictures)
+    yield title, _top_losses(found, samples)
 
 
 def sentences(found: Interpretation) -> list[Markup]:
@@ -119,7 +102,7 @@ def _calibration(found: Interpretation) -> Markup:
     )
     fitted = (
         f"The second row is measured on halves of the data, each under the temperature of the other half ({halves}); "
-        f"{calibration.temperature:.3f} is that of all of it, for use on new pictures."
+        f"{calibration.temperature:.3f} is that of all of it, for use on new samples."
     )
     head = ("", "sure on average", "right", "calibration error", "by chance alone", "log loss")
     return page.join(
@@ -137,33 +120,31 @@ def _numbers(one: Any) -> tuple[str, ...]:
     return (*map(_percent, shares), f"{one.nll:.4f}")
 
 
-def _confused(found: Interpretation, pictures: Pictures | None, pairs: int = 6, examples: int = 6) -> Markup:
+def _confused(found: Interpretation, samples: Samples | None, pairs: int = 6, examples: int = 6) -> Markup:
     confused = found.most_confused(12)
     if not confused:
         return page.paragraph("No class was taken for another.")
     support = {one.name: one.support for one in found.per_class}
     rows = [(one.true, one.predicted, one.num, _percent(one.num / support[one.true])) for one in confused]
     parts = [page.table(("is", "taken for", "how often", "of its samples"), rows, "  >>")]
-    for one in confused[:pairs] if pictures is not None else ():
-        assert pictures is not None
-        shown = one.positions[:examples]
+    for one in confused[:pairs] if samples is not None else ():
+        assert samples is not None
         parts.append(page.heading(f"{one.true}, taken for {one.predicted}: {one.num}"))
-        tiles = []
-        for position, image in zip(shown, pictures.plain(shown), strict=True):
+        shown = []
+        for position in one.positions[:examples]:
             sure = float(found.output[position].max())
-            name = pictures.names(position)
             lines = [
                 (f"is {one.true}", "true"),
                 (f"says {one.predicted}", "said"),
                 (f"{sure:.0%} sure", ""),
-                (name, "name"),
+                (samples.names(position), "name"),
             ]
-            tiles.append(page.tile([(image, name)], lines, small=pictures.side < _PIXELATED))
-        parts.append(page.block(tiles, "tiles"))
+            shown.append((position, lines))
+        parts.append(samples.shown(shown, explained=False))
     return page.join(parts)
 
 
-def _top_losses(found: Interpretation, pictures: Pictures | None, num: int = 12) -> Markup:
+def _top_losses(found: Interpretation, samples: Samples | None, num: int = 12) -> Markup:
     top = found.top_losses(num)
     words = {
         "classes": "The samples whose true class the model gives the least probability: surest mistakes, wrong labels.",
@@ -174,30 +155,22 @@ def _top_losses(found: Interpretation, pictures: Pictures | None, num: int = 12)
         words += (
             " Each number's error is divided by the standard deviation of its true values, so that units do not count."
         )
-    if pictures is None:
+    if samples is None:
         rows = [(one.position, one.true, one.predicted, f"{one.loss:.3g}") for one in top]
         listed = page.table(("sample", "is", "says", "loss"), rows, ">  >")
         return page.join([page.paragraph(words, "quiet"), listed])
-    positions = [one.position for one in top]
-    images = [pictures.plain(positions)]
-    if pictures.explained is not None:
-        images.append(pictures.explained(positions))
-        words += f" {pictures.explanation}"
-    tiles = [_tile(found, pictures, one, shown) for one, *shown in zip(top, *images, strict=True)]
-    return page.join([page.paragraph(words, "quiet"), page.block(tiles, "tiles pairs" if len(images) > 1 else "tiles")])
+    shown = samples.shown([(one.position, _lines(found, samples, one)) for one in top], explained=True)
+    return page.join([page.paragraph(f"{words} {samples.explanation}".rstrip(), "quiet"), shown])
 
 
-def _tile(found: Interpretation, pictures: Pictures, one: TopLoss, images: Sequence[bytes]) -> Markup:
-    name = pictures.names(one.position)
+def _lines(found: Interpretation, samples: Samples, one: TopLoss) -> Lines:
     sure = "" if found.kind == "numbers" else f", {one.probability:.1%} for what it is"
-    lines = [
+    return [
         (f"is {one.true}", "true"),
         (f"says {one.predicted}", "said" if one.predicted != one.true else "true"),
         (f"{_loss(found, one)}{sure}", ""),
-        (name, "name"),
+        (samples.names(one.position), "name"),
     ]
-    shown = list(zip(images, (name, f"Grad-CAM of {name}"), strict=False))
-    return page.tile(shown, lines, small=pictures.side < _PIXELATED)
 
 
 def _loss(found: Interpretation, one: TopLoss) -> str:

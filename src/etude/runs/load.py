@@ -12,6 +12,11 @@ from etude.data.loaders import DataLoaders
 from etude.data.vocab import Vocab
 from etude.errors import ConfigError, DataError, LoadError
 from etude.regression import Numbers, give_numbers
+from etude.text.language_model import LanguageModelLoss
+from etude.text.models import ARCHITECTURES as TEXT_MODELS
+from etude.text.models import LANGUAGE_MODEL
+from etude.text.models import create_for as text_model_for
+from etude.text.reader import TextReader
 from etude.training import saving
 from etude.training.learner import Learner
 from etude.training.weights import load_exactly
@@ -34,12 +39,8 @@ def load(path: str | os.PathLike[str], *, model: nn.Module | None = None, device
         LoadError: the folder is damaged, or holds a model that etude cannot build by name.
     """
     saved = saving.read(path)
-    description = saved.description
     try:
-        data = _data(saved)
-        if (kind := description["probabilities"]) not in _LOSSES:
-            raise ConfigError(f"probabilities are one of {list(_LOSSES)}, got {kind!r}")
-        loss_fn = _LOSSES[kind]()
+        data, loss_fn = _data(saved), _loss(saved)
         if model is None:
             model = _build(saved)
         else:
@@ -49,8 +50,22 @@ def load(path: str | os.PathLike[str], *, model: nn.Module | None = None, device
     return Learner(model, data, loss_fn, _no_optimizer, device=device, progress=False)
 
 
+def _loss(saved: saving.SavedModel) -> nn.Module:
+    """A loss that predicts the way the saved one did."""
+    if (kind := saved.description["probabilities"]) not in _LOSSES:
+        raise ConfigError(f"probabilities are one of {list(_LOSSES)}, got {kind!r}")
+    return LanguageModelLoss() if _arch(saved) == LANGUAGE_MODEL else _LOSSES[kind]()
+
+
+def _arch(saved: saving.SavedModel) -> object:
+    """What the description calls the model; None for one of the user's own."""
+    return (saved.description["model"] or {}).get("arch")
+
+
 def _build(saved: saving.SavedModel) -> nn.Module:
     config, vocab = saved.description["model"], saved.description["vocab"]
+    if _arch(saved) in TEXT_MODELS:
+        return _build_text(saved)
     if config is None or not (config.get("arch") in ARCHITECTURES or str(config.get("arch")).startswith(TIMM)):
         raise ConfigError(
             f"it describes a {saved.description['model_class']}, which etude cannot build by name; "
@@ -65,9 +80,22 @@ def _build(saved: saving.SavedModel) -> nn.Module:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch's stub
 
 
+def _build_text(saved: saving.SavedModel) -> nn.Module:
+    config, vocab, read = saved.description["model"], saved.description["vocab"], saved.description["read"]
+    model = text_model_for(config, saved.weights, str(saved.path))
+    tokens = None if read is None else len(read.get("tokens", ()))
+    if tokens not in (None, config["encoder"]["vocab_size"]):
+        raise ConfigError(f"it reads {tokens} tokens, and its model knows {config['encoder']['vocab_size']}")
+    if vocab is not None and config.get("num_classes", tokens) != len(vocab):
+        raise ConfigError(f"it has {len(vocab)} labels, and its model another number of outputs")
+    return model
+
+
 def _data(saved: saving.SavedModel) -> DataLoaders:
     """What prediction needs of the data: labels, how to read an item, and preprocessing."""
     description = saved.description
+    if description["read"] is not None and "tokens" in description["read"]:
+        return _text_data(saved, TextReader.from_config(description["read"]))
     preprocess = ImagePreprocess(**description["preprocess"]) if description["preprocess"] is not None else None
     read = ImageReader(**description["read"]) if description["read"] is not None else None
     if preprocess is not None and read is not None:
@@ -83,6 +111,13 @@ def _data(saved: saving.SavedModel) -> DataLoaders:
         numbers=_numbers(saved),
         description=f"loaded from {saved.path}",
     )
+
+
+def _text_data(saved: saving.SavedModel, read: TextReader) -> DataLoaders:
+    vocab = None if saved.description["vocab"] is None else Vocab(saved.description["vocab"])
+    # a language model's are its tokens, which know how they were made
+    vocab = read.vocab if vocab == read.vocab else vocab
+    return DataLoaders(None, vocab=vocab, read=read, collate=read.collate, description=f"loaded from {saved.path}")
 
 
 def _numbers(saved: saving.SavedModel) -> Numbers | None:

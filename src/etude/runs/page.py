@@ -63,6 +63,13 @@ figcaption { font-size: .85rem; line-height: 1.35; margin-top: .35rem; overflow-
 figcaption .name { color: var(--quiet); font-size: .75rem; display: block; }
 .chart img { display: block; max-width: 100%; height: auto; }
 .true { color: var(--good); } .said { color: var(--bad); }
+.quotes { display: grid; gap: .75rem; }
+.quote { margin: 0; font-size: .95rem; line-height: 1.75; overflow-wrap: anywhere; unicode-bidi: isolate; }
+/* what spoke for the answer stands on a line, what spoke against it over dots: it can be told without colors */
+.for, .against { border-radius: 3px; padding: 0 .1em; text-decoration: underline 2px; text-underline-offset: .22em; }
+.for { --tone: var(--mark); } .against { --tone: var(--bad); text-decoration-style: dotted; }
+.for, .against { text-decoration-color: var(--tone);
+  background: color-mix(in srgb, var(--tone) calc(var(--much) * 45%), transparent); }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .6rem .8rem;
   font-size: .85rem; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin: .75rem 0; } summary { cursor: pointer; color: var(--mark); }
@@ -70,6 +77,8 @@ details { margin: .75rem 0; } summary { cursor: pointer; color: var(--mark); }
 _SHRINK: Final = 0.8
 """A wide chart is shrunk to this share of its width at most, and scrolls then; small ones fit a phone."""
 _NARROW: Final = 600
+_LEAST: Final = 0.05
+"""Of the strongest word: what moved less is not marked."""
 
 
 def text(value: object) -> Markup:
@@ -190,6 +199,31 @@ def tile(images: Sequence[tuple[bytes, str]], lines: Sequence[tuple[str, str]], 
     shown = "".join(f'<img{kind} src="{data_uri(image)}" alt="{text(what)}">' for image, what in images)
     under = "<br>".join(f'<span class="{style}">{text(line)}</span>' for line, style in lines)
     return Markup(f'<figure class="tile"><div class="images">{shown}</div><figcaption>{under}</figcaption></figure>')
+
+
+def quote(words: Iterable[tuple[str, float]], lines: Sequence[tuple[str, str]]) -> Markup:
+    """A text whose words are marked as strongly as they moved something, and lines below it.
+
+    Args:
+        words: each with how much it moved: above 0 for it, below 0 against it, 0 not at all.
+        lines: as in `tile`.
+    """
+    shown = list(words)
+    largest = max((abs(score) for _, score in shown), default=0.0)
+    said = " ".join(_marked(word, score, largest) for word, score in shown)
+    under = "<br>".join(f'<span class="{style}">{text(line)}</span>' for line, style in lines)
+    return Markup(
+        f'<figure class="tile"><blockquote class="quote" dir="auto">{said}</blockquote>'
+        f"<figcaption>{under}</figcaption></figure>"
+    )
+
+
+def _marked(word: str, score: float, largest: float) -> str:
+    # a word in another direction of writing, or a sign that turns it, ends where the word ends
+    if not abs(score) > _LEAST * largest:
+        return f"<bdi>{text(word)}</bdi>"
+    kind, much = "for" if score > 0 else "against", abs(score) / largest
+    return f'<bdi class="{kind}" style="--much: {much:.2f}" title="{score:+.2f}">{text(word)}</bdi>'
 
 
 def data_uri(image: bytes) -> str:

@@ -21,6 +21,16 @@ _MOST_ROWS = 40
 _MOST_INCIDENTS = 200
 
 
+def is_of_language(run: RunRecord) -> bool:
+    """Whether it is a language model that was trained."""
+    return run.training.get("kind") == "language model"
+
+
+def noun_of(run: RunRecord) -> str:
+    """What its samples are called: "picture" or "text"."""
+    return "text" if is_of_language(run) or run.training.get("kind") == "text classifier" else "picture"
+
+
 def told_result(run: RunRecord) -> str:
     """State and last numbers of a run, in a sentence."""
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in run.results().items() if value is not None)
@@ -106,7 +116,7 @@ def _incidents(run: RunRecord) -> Markup:
     incidents = run.incidents()
     if not incidents:
         return page.paragraph(
-            "Nothing: no picture was left out or converted, no step was skipped, nothing was resumed."
+            f"Nothing: no {noun_of(run)} was left out or converted, no step was skipped, nothing was resumed."
         )
     rows = [
         (one.get("what", ""), one.get("why", ""), "" if one.get("step") is None else one["step"]) for one in incidents

@@ -107,7 +107,7 @@ class _Climb(Callback):
     def after_step(self, learner: Learner, batch: Batch, output: StepOutput) -> None:
         """At the end of a window keep its mean loss, which waits for the device: a hundred steps can afford that."""
         if output.preds is not None or not output.loss.isnan():  # a batch skipped before the model ran has no loss
-            self._window.append((output.loss, batch.size))
+            self._window.append((output.loss, batch.num_targets))
         if learner.progress.step == self._at:
             return
         self.step += 1

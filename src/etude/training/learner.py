@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, final
 
 import torch
@@ -187,6 +187,7 @@ class Learner:
         freeze_epochs: int = 1,
         norm: NormPolicy = "train",
         gradual: bool = False,
+        momentum: tuple[float, float] | None = None,
         callbacks: Sequence[Callback] = (),
         resume: Snapshot | str | os.PathLike[str] | None = None,
     ) -> History:
@@ -198,13 +199,14 @@ class Learner:
             freeze_epochs: epochs with the body frozen; 0 for none.
             norm: what the norms of the frozen body do: "train", "affine" or "frozen" (see `etude.training.transfer`).
             gradual: unfreeze one layer group after the other, for `freeze_epochs` each.
+            momentum: (at both ends of each phase, at its peak); None is the schedule's own.
             callbacks: for every phase, after the learner's own.
             resume: a checkpoint of the same call; training goes on in the phase in which it was taken.
 
         Returns:
             The history of the last phase.
         """
-        return transfer.fine_tune(self, num_epochs, lr, freeze_epochs, norm, gradual, callbacks, resume)
+        return transfer.fine_tune(self, num_epochs, lr, freeze_epochs, norm, gradual, momentum, callbacks, resume)
 
     # -- the four verbs of a step ---------------------------------------------------------------------------------
 
@@ -304,10 +306,7 @@ class Learner:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the model holds the average of its weights, if this learner has one: what is evaluated and saved."""
-        if self.average is None:
-            yield
-            return
-        with self.average.shown():
+        with nullcontext() if self.average is None else self.average.shown():
             yield
 
     @contextmanager

@@ -202,7 +202,7 @@ class Loop:
         return self.train.batches_from(epoch, start, device)
 
     def _new_meter(self) -> EpochMeter:
-        return EpochMeter(self.learner.metrics, loss_is_sum=self.loss_is_sum)
+        return EpochMeter(self.learner.metrics, loss_is_sum=self.loss_is_sum, training=True)
 
     def _rest(self, after: Rest) -> None:
         for function in self.at_rest:
@@ -306,8 +306,8 @@ class Loop:
 
 
 def _amount(batch: Batch) -> float | Tensor:
-    """What a batch counts in a window: its samples, or the sum of their weights."""
-    return batch.size if batch.weight is None else batch.weight.sum()
+    """What a batch counts in a window: its samples or tokens, or the sum of their weights."""
+    return batch.num_targets if batch.weight is None else batch.weight.sum()
 
 
 def set_mode(learner: Learner, *, training: bool) -> None:

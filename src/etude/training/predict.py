@@ -40,13 +40,23 @@ class _Named(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsTexts(Protocol):
+    """A reader for which a `str` is the text itself; only a `Path` names a file."""
+
+    def files_in(self, folder: Path) -> list[Path]:
+        """The files of texts below a folder, sorted."""
+        ...
+
+
 def predict(learner: Learner, items: Any = None, views: Views | None = None) -> Prediction | Predictions:
     """A `Prediction` of one item, or `Predictions` of many; see `Learner.predict`.
 
     Args:
         learner: who predicts.
         items: what; see there. A folder means all pictures below it, sorted; an iterator, such as a generator of paths,
-            is read a batch at a time. Items are read in threads where the data's reader allows it.
+            is read a batch at a time. Items are read in threads where the data's reader allows it. Where the model
+            reads texts, a `str` is a text, and a folder (a `Path`) means all text files below it.
         views: predict several views of each item and take the mean of their probabilities, not of the scores in front
             of the softmax: so each view has one vote, where a large score would outvote the others. A loss that
             defines no probabilities gives the mean of the outputs.
@@ -55,12 +65,13 @@ def predict(learner: Learner, items: Any = None, views: Views | None = None) -> 
     if loader is not None:
         names = tuple(loader.names) if isinstance(loader, _Named) else ()
         return _of_batches(learner, loader.batches(0, learner.device), views, names)
-    if isinstance(items, Tensor):
-        if learner.data.read is not None and items.dtype != torch.uint8:
+    read = learner.data.read
+    if isinstance(items, Tensor) and learner.data.collate is None:
+        if read is not None and items.dtype != torch.uint8:
             raise DataError(f"expected a batch of uint8 pixels, 0 to 255, got {items.dtype}; preprocessing scales them")
         return _of_batches(learner, (Batch(part, None) for part in items.split(BATCH_SIZE)), views)
-    if learner.data.read is not None and isinstance(items, str | os.PathLike) and Path(items).is_dir():
-        items = find_images(Path(items))
+    if read is not None and _is_path(items, read) and Path(items).is_dir():
+        items = read.files_in(items) if isinstance(read, ReadsTexts) else find_images(Path(items))
     if isinstance(items, list | tuple | Iterator):
         names_of: list[str] = []
         return _of_batches(learner, _read_in_batches(learner, items, names_of), views, names_of)
@@ -81,20 +92,24 @@ def _loader_of(learner: Learner, items: Any) -> Loader | None:
 
 def _read_in_batches(learner: Learner, items: Iterable[Any], names: list[str]) -> Iterator[Batch]:
     """Batches of items, read ahead in threads; appends the name of each that is a path."""
-    read = learner.data.read or _as_tensor
+    read, collate = learner.data.read or _as_tensor, learner.data.collate or torch.stack
     inputs: list[Tensor] = []
     with reading(read) as (threaded, threads):
         for item, found in read_ahead(threaded, items, threads=threads, ahead=2 * BATCH_SIZE):
             if isinstance(found, DataError):
                 raise found
             inputs.append(found)
-            if isinstance(item, str | os.PathLike):
+            if _is_path(item, read):
                 names.append(os.fspath(item))
             if len(inputs) == BATCH_SIZE:
-                yield Batch(torch.stack(inputs), None)
+                yield Batch(collate(inputs), None)
                 inputs = []
     if inputs:
-        yield Batch(torch.stack(inputs), None)
+        yield Batch(collate(inputs), None)
+
+
+def _is_path(item: Any, read: Any) -> bool:
+    return isinstance(item, os.PathLike) or (isinstance(item, str) and not isinstance(read, ReadsTexts))
 
 
 def _as_tensor(item: Any) -> Tensor:
@@ -109,19 +124,26 @@ def _as_tensor(item: Any) -> Tensor:
 def _of_batches(
     learner: Learner, batches: Iterable[Batch], views: Views | None, names: Sequence[str] = ()
 ) -> Predictions:
-    outputs, targets = [], []
+    outputs, targets, indices = [], [], []
     with learner.evaluating():
         for batch in batches:
             outputs.append(_output(learner, batch) if views is None else _mean_output(learner, batch, views))
             if isinstance(batch.targets, Tensor):
                 targets.append(batch.targets.cpu())
+            if batch.indices is not None:
+                indices.append(batch.indices.cpu())
     if not outputs:
         raise DataError("there are no items to predict")
-    output, kind, vocab = torch.cat(outputs), probabilities_of(learner.loss_fn), learner.data.vocab
-    numbers = learner.data.numbers
+    output, answers = torch.cat(outputs), torch.cat(targets) if targets else None
+    if len(indices) == len(outputs):
+        # back into the order of the data set: texts come sorted by length
+        found, order = torch.cat(indices).sort(stable=True)
+        output, answers = output[order], None if answers is None else answers[order]
+        names = [names[i % len(names)] for i in found.tolist()] if names else ()
+    kind, vocab, numbers = probabilities_of(learner.loss_fn), learner.data.vocab, learner.data.numbers
     return Predictions(
         output,
-        torch.cat(targets) if targets else None,
+        answers,
         vocab,
         kind is not None,
         # one output is the probability of the second of two classes, unless there is but one

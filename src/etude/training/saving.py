@@ -159,7 +159,7 @@ def _why_missing(folder: Path, name: str) -> str:
     if (folder / ".metadata").exists():
         return f"{folder} is a folder of torch.distributed.checkpoint, whose files can hold code; it is not opened"
     if (folder / "bundle.json").exists():
-        return f"{folder} is a bundle, which its own read_bundle.py reads; name the run that it was made from"
+        return f"{folder} is a bundle, which the reader in it reads; name the run that it was made from"
     if held := _saved_in(folder):
         named = ", ".join(str(one) for one in held[:_FEW]) + (", ..." if len(held) > _FEW else "")
         return f"{folder} holds {'several runs; name one' if len(held) > 1 else 'a run; name it'}: {named}"

@@ -148,12 +148,21 @@ def fine_tune(
     freeze_epochs: int,
     norm: NormPolicy,
     gradual: bool,
+    momentum: tuple[float, float] | None,
     callbacks: Sequence[Callback],
     resume: Snapshot | str | os.PathLike[str] | None,
 ) -> History:
     """Train the head alone, then everything with lower learning rates for the body; see `Learner.fine_tune`."""
     count = len(layer_groups(learner.model, learner.groups))
-    phases = tuning_phases(num_epochs, lr, freeze_epochs=freeze_epochs, norm=norm, num_groups=count, gradual=gradual)
+    phases = tuning_phases(
+        num_epochs,
+        lr,
+        freeze_epochs=freeze_epochs,
+        norm=norm,
+        num_groups=count,
+        gradual=gradual,
+        momentum=momentum,
+    )
     return run_phases(learner, phases, callbacks=callbacks, resume=resume)
 
 
@@ -194,6 +203,7 @@ def run_phases(
                     phase.epochs,
                     lr=phase.lr,
                     schedule=partial(one_cycle, pct_start=phase.pct_start),
+                    momentum="auto" if phase.momentum is None else phase.momentum,
                     callbacks=[*held, *callbacks],
                     resume=snapshot,
                     change=change,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from etude.data.block import DataBlock, Samples
 from etude.data.duplicates import Duplicate, shared_files
 from etude.data.files import relative_name
+from etude.data.incidents import incident_lines
 from etude.data.items import Sample, noisy_labels
 from etude.data.store import Incident, RaggedStore
 from etude.data.unstored import Unstored
@@ -93,13 +93,7 @@ class PictureSet:
 
     def _lines(self) -> Iterator[str]:
         yield self.description
-        counts: Counter[tuple[str, str]] = Counter((i.outcome, _kind(i.reason)) for i in self.incidents)
-        examples = defaultdict(list)
-        for incident in self.incidents:
-            examples[incident.outcome, _kind(incident.reason)].append(incident.name)
-        for (outcome, kind), count in sorted(counts.items(), key=lambda item: (item[0][0] != "skipped", -item[1])):
-            names = ", ".join(examples[outcome, kind][:_FEW]) + (", ..." if count > _FEW else "")
-            yield f"  {outcome} {count}: {kind} ({names})"
+        yield from incident_lines(self.incidents)
         for note in self.notes:
             yield f"  note: {note}"
 
@@ -249,8 +243,3 @@ def _spread(targets: Tensor) -> str:
     num = targets.shape[1] if targets.ndim == 2 else 0
     low, high = f"{float(targets.min()):.4g}", f"{float(targets.max()):.4g}"
     return f"with {'a number' if num == 1 else f'{num} numbers'} each, from {low} to {high}"
-
-
-def _kind(reason: str) -> str:
-    """A reason without what belongs to one file alone."""
-    return reason.split(":")[0]

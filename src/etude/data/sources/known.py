@@ -93,6 +93,16 @@ DATASETS: Final[dict[str, DataSet]] = {
             "aclImdb",
             "text",
         ),
+        DataSet(
+            "imdb_sample",
+            "https://s3.amazonaws.com/fast-ai-sample/imdb_sample.tgz",
+            571_827,
+            "md5:0842e61a9867caa2e6fbdb14fa703d61",
+            "none stated; research use, cite Maas et al. (2011)",
+            "IMDB reviews, a thousand of them in a table: 800 to train and 200 to validate",
+            "imdb_sample",
+            "text",
+        ),
         _wikitext(
             "wikitext-2", "542ccefacc6c27f945fb54453812b3cd", "WikiText-2: 2 million words of good Wikipedia articles"
         ),

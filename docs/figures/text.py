@@ -1,0 +1,136 @@
+"""Draw the pictures of docs/text.md and docs/ulmfit.md: `python docs/figures/text.py` writes them.
+
+All of them are drawn by the library's own code: its tokens, its windows, its batches, its masks.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from etude import text
+from etude.plots import new_figure, save_figure
+from etude.text.dealing import Buckets, Stream
+from etude.text.dropout import VariationalDropout, WordEmbedding, dropout_mask
+from etude.text.tokenizers import Words
+
+IMAGES: Final = Path(__file__).resolve().parents[1] / "images"
+INK, SOFT, LINE, EMPTY = "#22303c", "#66727d", "#b9c4cd", "#f1f3f5"
+COLORS: Final = ("#dce9f5", "#d8efdc", "#fdf0cf")
+BLUE, RED = "#4c72b0", "#c44e52"
+EXAMPLE: Final = """
+In this notebook, we will go back over the example of classifying movie reviews we studied in part 1 and dig deeper \
+under the surface.
+First we will look at the processing steps necessary to convert text into numbers and how to customize it. By doing \
+this, we'll have another example of the Processor used in the data block API.
+Then we will study how we build a language model and train it.
+
+"""
+"""The notes' text (listing 114)."""
+WORDS: Final = ("the", "film", "was", "not", "the", "worst", "film", "of", "the", "year")
+
+
+def stream(path: Path) -> None:
+    """The tokens of a text as the rows of a batch, and the windows in which they are read."""
+    tokens = text.tokenize(EXAMPLE, Words())
+    cut = Stream(num_texts=1, num_tokens=len(tokens), batch_size=6, bptt=5)
+    edges = cut.edges(0)
+    figure, axis = _plain(width=12.5, height=3.6)
+    for row in range(cut.batch_size):
+        for column in range(cut.stride):
+            window = min(column // cut.bptt, len(edges) - 2)
+            word = tokens[row * cut.stride + column].replace("\n", "\\n")
+            _cell(axis, (column, -row), COLORS[window])
+            axis.text(column + 0.5, 0.5 - row, word, ha="center", va="center", fontsize=7.5, color=INK)
+        axis.text(-0.15, 0.5 - row, f"row {row}", ha="right", va="center", fontsize=9, color=SOFT)
+    for window, (left, right) in enumerate(pairwise(edges)):
+        axis.text((left + right) / 2, 1.25, f"batch {window}", ha="center", fontsize=10, color=INK, weight="bold")
+    _outline(axis, (1, -5), (5, 6), "targets of batch 0: the tokens one place on")
+    axis.set(xlim=(-1.1, cut.stride + 0.1), ylim=(-5.9, 1.8))
+    save_figure(figure, path)
+
+
+def padding(path: Path) -> None:
+    """How much of a batch is padding, with texts as they come and with texts of like length."""
+    draws = torch.Generator().manual_seed(0)
+    lengths = (torch.randn(3200, generator=draws) * 0.7 + 5.4).exp().round().long()
+    mixed = torch.randperm(len(lengths), generator=draws).split(16)
+    alike = Buckets(lengths=lengths, batch_size=16, shuffle=True).batches(0)
+    figure, axes = new_figure(1, 2, width=10, height=3.6)
+    for axis, batches, title in ((axes[0], mixed, "as they come"), (axes[1], alike, "of like length")):
+        total = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+        share = 1 - float(lengths.sum()) / total
+        for i, batch in enumerate(batches[:8]):
+            places = [i * 18 + j for j in range(len(batch))]
+            axis.barh(places, [int(lengths[batch].max())] * len(batch), height=1, color="#e3b7b8")
+            axis.barh(places, lengths[batch].tolist(), height=1, color=BLUE)
+        axis.set(title=f"{title}: {share:.0%} of an epoch is padding", xlabel="tokens", yticks=[], xlim=(0, 1500))
+        axis.invert_yaxis()
+        axis.grid(visible=False)
+    axes[0].set_ylabel("8 batches of 16 texts")
+    save_figure(figure, path)
+
+
+def dropouts(path: Path) -> None:
+    """What each of the dropouts sets to zero: their own masks."""
+    torch.manual_seed(2)
+    numbers = torch.tensor([[sorted(set(WORDS)).index(word) for word in WORDS]])
+    words = WordEmbedding(len(set(WORDS)), 24, pad=0, dropout=0.3)
+    torch.nn.init.ones_(words.weight)
+    places = torch.ones(1, len(WORDS), 24)
+    masks = {
+        "ordinary dropout (not used):\nevery number for itself": dropout_mask(places, places.shape, 0.3)[0],
+        "embed: a word,\nwherever it stands": words(numbers)[0].detach(),
+        "input, hidden, output:\na feature, at every word": VariationalDropout(0.3)(places)[0],
+        "weight: single weights,\nthe same for the whole chunk": dropout_mask(places, (20, 24), 0.3),
+    }
+    figure, axes = new_figure(1, 4, width=12.5, height=3.3)
+    for axis, (title, mask) in zip(axes, masks.items(), strict=True):
+        _mask(axis, mask)
+        axis.set_title(title, fontsize=10, color=INK)
+        axis.set_xlabel("features" if len(mask) == len(WORDS) else "from: hidden features", fontsize=9, color=SOFT)
+    axes[0].set_yticks(range(len(WORDS)), WORDS, fontsize=9)
+    axes[3].set_ylabel("to: gates", fontsize=9, color=SOFT)
+    save_figure(figure, path)
+
+
+def _plain(*, width: float, height: float) -> tuple[Any, Any]:
+    figure, axis = new_figure(1, 1, width=width, height=height)
+    axis.set_axis_off()
+    return figure, axis
+
+
+def _cell(axis: Any, corner: tuple[float, float], color: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    axis.add_patch(Rectangle(corner, 1, 1, facecolor=color, edgecolor="white", linewidth=1.5))
+
+
+def _outline(axis: Any, corner: tuple[float, float], size: tuple[float, float], words: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=RED, linewidth=1.6, linestyle=(0, (4, 2))))
+    axis.text(corner[0], corner[1] - 0.25, words, color=RED, fontsize=9, va="top")
+
+
+def _mask(axis: Any, mask: Tensor) -> None:
+    from matplotlib.colors import ListedColormap
+
+    axis.imshow(mask > 0, cmap=ListedColormap([EMPTY, BLUE]), vmin=0, vmax=1, aspect="auto", interpolation="none")
+    axis.set(xticks=[], yticks=[])
+    axis.grid(visible=False)
+
+
+def main(folder: Path = IMAGES) -> None:
+    """Write the pictures into a folder."""
+    stream(folder / "text-stream.png")
+    padding(folder / "text-padding.png")
+    dropouts(folder / "text-dropouts.png")
+
+
+if __name__ == "__main__":
+    main()
