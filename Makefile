@@ -21,6 +21,9 @@ demo: $(STAMP) ## set up, then learn to read real handwritten digits (under a mi
 	@echo "training on scikit-learn's 1,797 handwritten digits"
 	@$(BIN)/etude demo
 
+demo-text: $(STAMP) ## set up, then learn English from Python's own documentation (a minute or two, no download)
+	@$(BIN)/etude demo-text
+
 test: $(STAMP) ## set up, then run the fast tests
 	@echo "running the fast tests"
 	@$(BIN)/python -m pytest -n 2 -m "not slow"
@@ -51,4 +54,4 @@ docs: $(STAMP) ## build the documentation into docs/_build
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) .venv-timm docs/_build build dist .mypy_cache .ruff_cache .pytest_cache
 
-.PHONY: help demo test test-all test-timm check kill-test bench docs clean
+.PHONY: help demo demo-text test test-all test-timm check kill-test bench docs clean

@@ -185,7 +185,7 @@ def test_a_long_line_takes_seconds():
     assert time.process_time() - begin < 30
 
 
-# -- what counts, what is known -----------------------------------------------------------------------------------------
+# -- what counts, what is known ---------------------------------------------------------------------------------------
 
 
 def test_validation_texts_do_not_count():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import etude as library
 from coloring import etude
 from etude.data.vocab import Vocab
 from etude.errors import ConfigError
+from etude.runs import findings as parts
 from etude.runs import page
 from etude.runs.shown import Texts, strongest
 from etude.text import TextReader
@@ -186,7 +189,18 @@ def test_long_texts_are_cut():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def _without_charts():
+    """They take longer to draw than all the rest, and test_report.py looks at them."""
+    chart = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(chart, format="PNG")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(parts, "png_bytes", lambda *_: chart.getvalue())
+        patched.setattr(parts, "drawn", lambda figure, what: page.chart(*[chart.getvalue()] * 2, 9, what))
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, _without_charts):
     """Reviews of which some are hostile and one has a wrong label, run, and what the command left."""
     torch.set_num_threads(1)
     place = tmp_path_factory.mktemp("report")

@@ -41,7 +41,8 @@ IMDB = {
     "README.txt": "read me",
 }
 ARTICLES = (
-    " \n = A b = \n \n one <unk> \n = not a title = \n two \n = nor = \n \n = = Part = = \n \n three \n \n = C = \n \n four \n"
+    " \n = A b = \n \n one <unk> \n = not a title = \n two \n = nor = \n \n = = Part = = \n \n three \n \n"
+    " = C = \n \n four \n"
 )
 
 

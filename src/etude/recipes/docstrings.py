@@ -107,7 +107,7 @@ def folder_of_docstrings(*, labeled: bool) -> Path:
     from etude.data import cache
 
     root = Path(sysconfig.get_path("stdlib"))
-    key = hashlib.blake2b(f"{_RULES} {root}".encode(), digest_size=4).hexdigest()
+    key = hashlib.blake2b(f"{_RULES} {TOPICS} {root}".encode(), digest_size=4).hexdigest()
     folder = cache.home() / DOCSTRINGS / f"{platform.python_version()}-{key}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)

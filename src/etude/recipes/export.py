@@ -63,13 +63,12 @@ def export(
     elif shown:
         say("the run's data is not at hand, so it is tested with random pixels alone")
     say(f"license of the data: {done.license}")
-    names: list[Json] = list(done.pictures)
     return {
         "run": run,
         "to": to,
         "folder": str(done.folder),
         "difference": done.difference,
-        "test_pictures": names,
+        "test_pictures": [*done.pictures],
         "data_license": done.license,
     }
 

@@ -137,7 +137,8 @@ def _own_runs(folder: Path, data: str | None) -> list[tuple[Path, str]]:
             config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
             accuracy, pictures = float(result["valid_accuracy"]), int(config["data"]["train"])
             same = data is not None and Path(config["options"]["data"]).resolve() == Path(data).resolve()
-            if config["training"]["kind"] != "digits" and not same and (path.parent / "model.safetensors").exists():
+            of_pictures = config["training"]["kind"] in ("pictures", "whole pictures")
+            if of_pictures and not same and (path.parent / "model.safetensors").exists():
                 words = f"   ({config['training']['name']} on {pictures:,} pictures, {accuracy:.1%} right)"
                 found.append((pictures, path.parent, words))
         except (OSError, ValueError, KeyError, TypeError):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from etude.output import tell
 from etude.training.tuning import NormPolicy
@@ -24,9 +24,6 @@ NumberLoss = Literal["mse", "l1", "huber"]
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Settings that a command flattens into flags and a run's record holds under the same names."""
-
-
-_T = TypeVar("_T", bound=Options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +216,6 @@ def check(*options: Options) -> None:
 
     given = flags(*options)
     for name, value in given.items():
-        if name == "momentum" and not all(0 <= beta < 1 for beta in value):
-            raise ConfigError(f"--momentum must be two numbers from 0 to below 1, got {value[0]} {value[1]}")
         if not isinstance(value, int | float):
             continue
         if name in _SHARES and not 0 <= value <= 1:
@@ -328,37 +323,3 @@ def _flag(name: str) -> str:
 def flags(*options: Options) -> dict[str, Json]:
     """All options under their flag names, for a run's record."""
     return {name: value for given in options for name, value in asdict(given).items()}
-
-
-def options_of(kind: type[_T], record: Mapping[str, Any]) -> _T:
-    """Options from a record; what an older version did not know yet has its default.
-
-    Raises:
-        KeyError: a newer version wrote it.
-    """
-    known = {one.name for one in fields(kind)}
-    if unknown := sorted(set(record) - known):
-        raise KeyError(f"unknown settings {unknown}; a newer version of etude may have written them")
-    # JSON has no tuples
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
-
-
-def words(*options: Options, leave_out: Collection[str] = (), renamed: Mapping[str, str] | None = None) -> list[str]:
-    """The words of a command for all options that are not at their defaults.
-
-    Args:
-        options: of the command.
-        leave_out: names that stand elsewhere in it.
-        renamed: where a flag is not called as its option.
-    """
-    found: list[str] = []
-    for given in options:
-        for one in fields(given):
-            value = getattr(given, one.name)
-            if one.name in leave_out or value == getattr(type(given)(), one.name):
-                continue
-            values = (
-                [] if value is True else [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
-            )
-            found += [_flag((renamed or {}).get(one.name, one.name)), *values]
-    return found

@@ -13,6 +13,8 @@ from etude.recipes.options import OnBadData
 from etude.recipes.trained import Trained
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from etude.data.loaders import Loader
     from etude.runs.page import Markup
     from etude.runs.read import RunRecord

@@ -140,8 +140,19 @@ def defaults_of(record: RunRecord) -> dict[str, Json]:
     from etude.recipes.demo import DemoOptions
     from etude.recipes.imagenette import ImagenetteOptions
     from etude.recipes.studies import StudyOptions
+    from etude.recipes.text_options import (
+        ClassifierTrainOptions,
+        LabeledTextOptions,
+        LanguageModelTrainOptions,
+        TextModelOptions,
+        TextOptions,
+    )
 
     kind, recipe = record.training.get("kind"), record.recipe
+    if kind == "language model":
+        return flags(TextOptions(), TextModelOptions(), LanguageModelTrainOptions())
+    if kind == "text classifier":
+        return flags(LabeledTextOptions(), TextModelOptions(), ClassifierTrainOptions())
     if kind == "digits":
         return flags(DemoOptions())
     train: TrainOptions = TrainOptions()

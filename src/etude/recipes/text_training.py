@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from etude.recipes import texts
-from etude.recipes.options import check, flags, options_of, refuse_changed, words
+from etude.recipes.options import check, flags, refuse_changed
+from etude.recipes.recorded import options_of, words
 from etude.recipes.text_options import (
     ClassifierTrainOptions,
     LabeledTextOptions,
@@ -109,7 +110,7 @@ class TextTraining:
         from etude.training.device import pick_device
 
         check(self.data, self.model, self.train)
-        texts.check_data(self.data)
+        texts.check_options(self.data, self.train)
         pick_device(self.train.device)
         if self.source is not None:
             why = f"the language model of --{self._flag} has its own"

@@ -31,10 +31,12 @@ _BETA, _EPS = 0.99, 1e-5
 """Adam's second beta, and what is added to the root of the second moment, as in the notes (SPEC A13)."""
 
 
-def check_data(data: TextOptions) -> None:
-    """Refuse texts that are not there; raises `ConfigError`."""
+def check_options(data: TextOptions, train: TextTrainOptions) -> None:
+    """Refuse what `etude.recipes.options.check` does not look at; raises `ConfigError`."""
     from etude.errors import ConfigError
 
+    if not all(0 <= beta < 1 for beta in train.momentum):
+        raise ConfigError("--momentum must be two numbers from 0 to below 1, got {} {}".format(*train.momentum))
     if data.data is None:
         raise ConfigError(
             "name a folder of .txt files, an archive, a .csv or .jsonl, WikiText files, or a known data set "

@@ -17,11 +17,10 @@ from etude.recipes.options import (
     check,
     check_target,
     flags,
-    options_of,
     refuse_changed,
-    words,
 )
 from etude.recipes.pictures import Groups
+from etude.recipes.recorded import options_of, words
 from etude.recipes.teacher import check_student, check_teacher
 from etude.recipes.trained import with_leaks_told
 from etude.training.tuning import TuningPhase, total_epochs, tuning_phases

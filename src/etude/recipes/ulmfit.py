@@ -91,34 +91,40 @@ def stages(
         for backward in (False, True) if both else (data.backward,):
             before, after = BACKWARD if both and backward else "", f"-seed-{seed}" if train.seeds > 1 else ""
             start = backward_source if both and backward else source
-            read = replace(data, backward=backward)
-            first = TextTraining(
-                name=name,
-                kind="language model",
-                data=_common(TextOptions, read),
-                model=replace(model, drop_mult=train.lm_drop_mult),
-                train=replace(
-                    _common(LanguageModelTrainOptions, train),
-                    epochs=train.lm_epochs,
-                    lr=train.lm_lr,
-                    seed=seed,
-                    seeds=1,
-                ),
-                source=start,
-            )
             stage = f"{before}{'lm' if start is None else 'tuned'}{after}"
-            parts[stage] = first
-            parts[f"{before}classifier{after}"] = TextTraining(
-                name=name,
-                kind="text classifier",
-                data=replace(read, **_OF_THE_MODEL),
-                model=TextModelOptions(drop_mult=model.drop_mult),
-                train=replace(_common(ClassifierTrainOptions, train), seed=seed, seeds=1),
-                part=stage,
-            )
+            first, second = _two(name, replace(data, backward=backward), start, stage, model, train)
+            parts |= {stage: first.seeded(seed), f"{before}classifier{after}": second.seeded(seed)}
     for training in parts.values():
         training.check()
     return Several(name, parts, name)
+
+
+def _two(
+    name: Result,
+    data: LabeledTextOptions,
+    source: str | None,
+    stage: str,
+    model: TextModelOptions,
+    train: UlmfitOptions,
+) -> tuple[TextTraining, TextTraining]:
+    """A language model, which is the stage of that name, and the classifier on top of it."""
+    first = TextTraining(
+        name=name,
+        kind="language model",
+        data=_common(TextOptions, data),
+        model=replace(_common(TextModelOptions, model), drop_mult=train.lm_drop_mult),
+        train=replace(_common(LanguageModelTrainOptions, train), epochs=train.lm_epochs, lr=train.lm_lr),
+        source=source,
+    )
+    second = TextTraining(
+        name=name,
+        kind="text classifier",
+        data=replace(data, **_OF_THE_MODEL),
+        model=TextModelOptions(drop_mult=model.drop_mult),
+        train=_common(ClassifierTrainOptions, train),
+        part=stage,
+    )
+    return first, second
 
 
 def _check(

@@ -8,8 +8,7 @@ is done on rows, and numpy writes the numbers of the tokens once the vocabulary 
 Not every rule sees one chunk only. A text takes the readable way (`tokenize`) instead if
 
 - a word repetition may reach over several chunks: three times the same chunk, chunks without a word between them aside;
-- it holds blanks other than spaces and line breaks, or spaces beside line breaks in ways that split would not show;
-- a rule puts a space in front of a chunk where it would show: at the beginning of the text or after a line break.
+- blanks that are no spaces, such as tabs, go on over the border between two chunks.
 
 Source: SPEC P3, P4, P7.
 """
@@ -19,22 +18,15 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, repeat
+from itertools import repeat
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, final
 
 import numpy as np
+
 from etude.errors import ConfigError
-from etude.text.rules import (
-    CAPS_RULES,
-    TokenRule,
-    fixup_text,
-    replace_rep,
-    replace_wrep,
-    rm_useless_spaces,
-    spec_add_spaces,
-    sub_br,
-)
-from etude.text.special import BOS, EOS, UNK
+from etude.text.rows import BLANK_BEFORE, BLANK_BEHIND, LINES, SPACE_BEFORE, WORD, Rows
+from etude.text.rules import fixup_text, rm_useless_spaces, sub_br
+from etude.text.special import UNK
 from etude.text.tokenize import made_by, tokenize
 from etude.text.tokenizers import Tokenizer
 from etude.text.vocabulary import build_vocab
@@ -52,16 +44,7 @@ _BLOCK_CHARS: Final = 4_000_000
 _MOST_CHUNKS: Final = 2_000_000
 """When more chunks are known, all are forgotten, so that memory is bounded; about 300 bytes each."""
 
-_WORD, _SPACE_BEFORE, _BLANK_BEFORE, _BLANK_BEHIND, _LINES = 1, 2, 4, 8, 16
-"""What is noted of a row: its chunk holds a word; a rule puts a space in front of it; it begins with a blank that is no
-space; it ends with one, and its tokens are those of the chunk and a space; it is line breaks and spaces."""
-
 _LINES_OR_CHUNK: Final = re.compile(r"\n[ \n]*|[^ \n]+")
-_WORD_CHARACTER: Final = re.compile(r"\w")
-_CHUNK_RULES: Final = (replace_rep, replace_wrep, spec_add_spaces, rm_useless_spaces)
-"""The rules for texts that see one chunk at a time (`replace_wrep` mostly)."""
-_REWRITTEN: Final = re.compile(r"[/#]|(\S)\1{3}|\b(\w++\W++)\2{3}")
-"""A chunk that the rules for texts may change."""
 
 
 class Encoded(NamedTuple):
@@ -85,94 +68,6 @@ class _Block(NamedTuple):
     counted: np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
-class _Numbers(dict[str, int]):
-    """Tokens and their numbers, in the order in which they came; a new token gets the next number."""
-
-    def __missing__(self, token: str) -> int:
-        self[token] = number = len(self)
-        return number
-
-
-@final
-class _Words(dict[str, tuple[int, ...]]):
-    """What a tokenizer returned, and the numbers of the tokens that each becomes by the rules for tokens.
-
-    Those rules look at one token at a time, so each is put through them once.
-    """
-
-    def __init__(self, rules: Sequence[TokenRule]) -> None:
-        super().__init__()
-        self.rules, self.numbers = rules, _Numbers()
-
-    def __missing__(self, word: str) -> tuple[int, ...]:
-        tokens = [word]
-        for rule in self.rules:
-            tokens = rule(tokens)
-        self[word] = numbers = tuple(map(self.numbers.__getitem__, tokens))
-        return numbers
-
-
-@final
-class _Rows(dict[str, int]):
-    """Chunks and the numbers of their rows; a new chunk is put through rules and tokenizer and gets the next row."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__()
-        self.cut = tokenizer.tokens
-        self.words = _Words(() if tokenizer.marks_caps else CAPS_RULES)
-        self.tokens, self.ends, self.notes = array("i"), array("q", [0]), bytearray()
-        self.first, self.last, self.empty = self.add([BOS], _WORD), self.add([EOS]), self.add([])
-        # the row that stands for another one when a space follows
-        self.spaced = {self.first: self.add([BOS, *self.cut(" ")], _WORD)}
-        self.forget()
-
-    def forget(self) -> None:
-        """Forget which chunk has which row; the rows stay."""
-        self.clear()
-        self[""] = self.empty
-
-    def add(self, words: Iterable[str], notes: int = 0) -> int:
-        """A new row for what a tokenizer returned; its number."""
-        self.tokens.extend(chain.from_iterable(map(self.words.__getitem__, words)))
-        return self._end(notes)
-
-    def add_tokens(self, tokens: Iterable[str]) -> int:
-        """A new row for tokens that are through all rules; its number."""
-        self.tokens.extend(map(self.words.numbers.__getitem__, tokens))
-        return self._end(0)
-
-    def _end(self, notes: int) -> int:
-        self.ends.append(len(self.tokens))
-        self.notes.append(notes)
-        return len(self.notes) - 1
-
-    def __missing__(self, chunk: str) -> int:
-        text, notes = chunk, _WORD
-        if not chunk.isalnum():
-            notes = self._notes(chunk)
-            if notes & _BLANK_BEHIND:
-                text += " "
-        if _REWRITTEN.search(chunk):
-            for rule in _CHUNK_RULES:
-                text = rule(text)
-            if text[0] == " ":
-                text, notes = text[1:], notes | _SPACE_BEFORE
-        self[chunk] = row = self.add(self.cut(text), notes)
-        if notes & _LINES:
-            self.spaced[row] = self.add(self.cut(text.removesuffix(" ") + " "), notes)
-        return row
-
-    @staticmethod
-    def _notes(chunk: str) -> int:
-        """What is noted of a chunk that is not all letters and digits."""
-        notes = _WORD if _WORD_CHARACTER.search(chunk) else 0
-        if chunk[0].isspace():
-            notes |= _BLANK_BEFORE
-        if chunk[-1].isspace():
-            notes |= _LINES if chunk[0] == "\n" and not chunk.strip(" \n") else _BLANK_BEHIND
-        return notes
-
-
 @final
 class Numericalizer:
     """Takes texts one by one, counts their tokens, and writes their numbers block by block.
@@ -192,7 +87,7 @@ class Numericalizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._rows = _Rows(tokenizer)
+        self._rows = Rows(tokenizer)
         self.clear()
 
     def clear(self) -> None:
@@ -286,7 +181,7 @@ class Numericalizer:
         rows, ends = np.array(stream), np.array(stops)
         sizes = np.diff(ends, prepend=0)
         notes = np.array(self._rows.notes)[rows]
-        for i in np.flatnonzero(notes[1:] & _SPACE_BEFORE).tolist():
+        for i in np.flatnonzero(notes[1:] & SPACE_BEFORE).tolist():
             rows[i] = self._rows.spaced.get(rows[i], rows[i])
         kept = np.ones(len(rows), np.bool_)
         for i in np.unique(np.searchsorted(ends, self._odd(rows, notes), "right")).tolist():
@@ -298,12 +193,12 @@ class Numericalizer:
 
     def _odd(self, rows: Int32s, notes: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Int64s:
         """The places at which a text must take the readable way."""
-        words = np.flatnonzero(notes & _WORD)
+        words = np.flatnonzero(notes & WORD)
         chunks = rows[words]
         repeated = (chunks[2:] == chunks[1:-1]) & (chunks[1:-1] == chunks[:-2])
         # blanks that go on behind the space or line break between two chunks, or a space that is not there
-        blanks = (notes[:-1] & (_BLANK_BEHIND | _LINES) > 0) & (notes[1:] & _BLANK_BEFORE > 0)
-        blanks |= (notes[:-1] & _BLANK_BEHIND > 0) & ((rows[1:] == self._rows.last) | (rows[1:] == self._rows.empty))
+        blanks = (notes[:-1] & (BLANK_BEHIND | LINES) > 0) & (notes[1:] & BLANK_BEFORE > 0)
+        blanks |= (notes[:-1] & BLANK_BEHIND > 0) & ((rows[1:] == self._rows.last) | (rows[1:] == self._rows.empty))
         return np.concatenate((np.flatnonzero(blanks), words[2:][repeated]))
 
 

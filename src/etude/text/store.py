@@ -105,7 +105,8 @@ def tokens_of(
         return _in_memory(_Work(corpus, rows, counted, numbering, report))
     marks = mark_files(corpus.files, corpus.root)
     chosen = hashlib.blake2b(np.array(rows, np.int64).tobytes() + bytes(counted), digest_size=16).hexdigest()
-    config = {"kind": "texts", "reading": _READING, "source": list(corpus.config), "chosen": chosen, **numbering.config()}
+    source: list[Json] = ["texts", _READING, *corpus.config]
+    config = {"source": source, "chosen": chosen, **numbering.config()}
 
     def make(part: Path) -> None:
         work = _Work(corpus, rows, counted, numbering, report)

@@ -155,8 +155,8 @@ class Subwords(Tokenizer):
 
     @override
     def tokens(self, text: str) -> list[str]:
-        pieces: list[str] = self._cut.encode(mark_caps(encodable(text)), add_special_tokens=False).tokens
-        return pieces
+        numbers = self._cut.encode(mark_caps(encodable(text)), add_special_tokens=False).ids
+        return [self._cut.id_to_token(number) for number in numbers]
 
     @override
     def config(self) -> dict[str, Json]:
