@@ -1,7 +1,7 @@
 """WikiText-2 with a small AWD-LSTM, beside another library on the same token ids: perplexity over seeds, and time.
 
-    python benchmarks/wikitext.py FOLDER --seeds 3                              ours
-    python benchmarks/wikitext.py FOLDER --seeds 3 --peers 'COMMAND' fastai     and other libraries
+    python benchmarks/wikitext.py FOLDER                              ours
+    python benchmarks/wikitext.py FOLDER --peers 'COMMAND' fastai     and other libraries
 
 FOLDER holds train.txt, valid.txt and test.txt of WikiText-2. Rules, tokenizer and vocabulary are ours; every library
 gets the same ids, sizes, dropouts, penalties, schedule and number of steps, in one thread. COMMAND NAME --ids FOLDER
@@ -78,14 +78,14 @@ def peer(command: str, name: str, ids: Path, seed: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--heads", nargs="+", default=["fp32"], help="number formats of our decoder: fp32 bf16")
     parser.add_argument("--peers", nargs="+", default=[], metavar=("COMMAND", "NAME"))
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     results: dict[str, list[float]] = {}
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         data = data_of(arguments.folder, seed)
         with tempfile.TemporaryDirectory() as ids:
             save_ids(data, Path(ids))
@@ -99,7 +99,7 @@ def main() -> None:
                 if arguments.out:
                     with arguments.out.open("a") as file:
                         file.write(json.dumps(line) + "\n")
-    if len(results) > 1 and arguments.seeds > 1:
+    if len(results) > 1 and len(arguments.seeds) > 1:
         print(table(compare(dict(reversed(results.items())))))
 
 

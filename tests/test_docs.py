@@ -306,7 +306,7 @@ BY_HAND = {"report.png"}
 
 @pytest.mark.slow
 def test_figures_can_be_drawn(figures, tmp_path):
-    for name in ("step", "learning_rate", "plan", "looking_inside", "transfer"):
+    for name in ("step", "learning_rate", "plan", "looking_inside", "transfer", "text"):
         runpy.run_path(str(DOCS / "figures" / f"{name}.py"))["main"](tmp_path)
     figures["main"](tmp_path)
     runpy.run_path(str(DOCS / "figures" / "mixed_precision.py"))["main"](tmp_path, epochs=2)

@@ -14,13 +14,16 @@ ROWS = (
     + [f"E{i}" for i in range(1, 13)]
     + ["E8-CHK"]
     + [f"T{i}" for i in range(1, 13)]
-    + ["Q1", "Q3"]
+    + [f"P{i}" for i in range(1, 9)]
+    + [f"B{i}" for i in range(1, 10)]
+    + [f"R{i}" for i in range(1, 29)]
+    + ["Q1", "Q3", "Q4", "Q5", "Q6"]
 )
 TEXT = (REPO / "docs" / "rows.md").read_text(encoding="utf-8")
 
 
 def _cells() -> list[list[str]]:
-    lines = [line for line in TEXT.splitlines() if re.match(r"\| ([AMLXETQ])?\d", line)]
+    lines = [line for line in TEXT.splitlines() if re.match(r"\| ([AMLXETPBRQ])?\d", line)]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
