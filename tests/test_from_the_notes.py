@@ -109,7 +109,8 @@ def test_every_row_is_whole() -> None:
         assert row.words, f"row {row.number} has no words to recognize its listing by"
         if not row.entry.startswith(("`", "below")):
             output = re.fullmatch(r"output of (\d+)(?:\. .*)?", row.entry)
-            assert output and int(output[1]) < row.number, row
+            assert output, row
+            assert int(output[1]) < row.number, row
             assert not row.prints, row
 
 

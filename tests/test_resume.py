@@ -41,32 +41,32 @@ ALONE = ("mixup in a hidden layer", "four corners")
 """Callbacks that others stand for in a fit with all: one of a kind, and one that cuts."""
 
 
-def _all_together():
-    return [make() for name, make in SHIPPED.items() if name not in ALONE]
+HARDEST = ("inside a window",)
 
 
-@pytest.mark.parametrize("precision", ["fp32", *(pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS[1:])])
-def test_all_callbacks_at_every_place(precision, tmp_path, monkeypatch):
-    check_places(_all_together, tmp_path, monkeypatch, precision=precision)
-
-
-def test_all_callbacks_in_bf16(tmp_path, monkeypatch):
-    check_places(_all_together, tmp_path, monkeypatch, places=("inside a window",), precision="bf16")
+def _slow(*values):
+    return [pytest.param(*(value if isinstance(value, tuple) else [value]), marks=pytest.mark.slow) for value in values]
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ALONE)) for name in SHIPPED]
+    ("precision", "places"), [("fp32", PLACES), ("bf16", HARDEST), *_slow(*((p, PLACES) for p in PRECISIONS[1:]))]
 )
+def test_all_callbacks_at_every_place(precision, places, tmp_path, monkeypatch):
+    made = [make for name, make in SHIPPED.items() if name not in ALONE]
+    check_places(lambda: [make() for make in made], tmp_path, monkeypatch, places=places, precision=precision)
+
+
+@pytest.mark.parametrize("name", [*ALONE, *_slow(*(name for name in SHIPPED if name not in ALONE))])
 def test_every_callback_at_the_hardest_place(name, tmp_path, monkeypatch):
-    check_places(lambda: [SHIPPED[name]()], tmp_path, monkeypatch, places=("inside a window",))
+    check_places(lambda: [SHIPPED[name]()], tmp_path, monkeypatch, places=HARDEST)
 
 
-@pytest.mark.parametrize("data", [*DATA[1:3], pytest.param(DATA[3], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("data", [*DATA[1:3], *_slow(DATA[3])])
 def test_a_torch_data_set_with_any_number_of_workers(data, tmp_path, monkeypatch):
     def make():
         return [MixUp(0.4), ClipGradNorm(1.0), SaveBest()]
 
-    check_places(make, tmp_path, monkeypatch, places=("inside a window",), data=data, precision="bf16")
+    check_places(make, tmp_path, monkeypatch, places=HARDEST, data=data, precision="bf16")
 
 
 @pytest.mark.slow
@@ -80,8 +80,7 @@ def test_every_callback_at_every_place(name, precision, data, tmp_path, monkeypa
     [
         lambda groups: torch.optim.SGD(groups, 0.1, momentum=0.9, nesterov=True),
         lambda groups: torch.optim.AdamW(groups, fused=True, amsgrad=True),
-        pytest.param(lambda groups: torch.optim.RMSprop(groups, centered=True, momentum=0.5), marks=pytest.mark.slow),
-        pytest.param(lambda groups: torch.optim.NAdam(groups), marks=pytest.mark.slow),
+        *_slow(lambda groups: torch.optim.RMSprop(groups, centered=True, momentum=0.5), torch.optim.NAdam),
     ],
     ids=["SGD", "AdamW fused", "RMSprop", "NAdam"],
 )
@@ -135,13 +134,7 @@ class _Arm(Callback):
         self.stop.place = self.place if learner.progress.phase == self.phase else None
 
 
-@pytest.mark.parametrize(
-    "epoch",
-    [
-        pytest.param(epoch, marks=[pytest.mark.slow] * (epoch in (1, 4)), id=f"after epoch {epoch}")
-        for epoch in range(1, 5)
-    ],
-)
+@pytest.mark.parametrize("epoch", [2, 3, *_slow(1, 4)], ids=lambda epoch: f"after epoch {epoch}")
 def test_a_fine_tuning_goes_on_in_the_right_phase(epoch, tmp_path, monkeypatch):
     """Two epochs with a frozen body, then three with everything."""
 
@@ -192,9 +185,7 @@ def test_the_learners_second_fit_is_resumed_with_the_history_of_its_first(tmp_pa
     assert resumed.progress.step == 3 * STEPS
 
 
-@pytest.mark.parametrize(
-    "precision", [pytest.param(p, marks=[pytest.mark.slow] * (p in ("bf16", "fp16"))) for p in PRECISIONS]
-)
+@pytest.mark.parametrize("precision", ["fp32", "bf16-master", *_slow("bf16", "fp16")])
 def test_two_successive_fits_equal_one_longer_fit(precision):
     """At a constant rate; the weights are float32 afterwards, whatever the model computed in."""
     one, two = (learner([MixUp(0.4), StopAt(None)], precision=precision) for _ in range(2))

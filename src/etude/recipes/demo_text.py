@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 class DemoTextOptions(UlmfitOptions):
     """How the demo trains."""
 
-    lm_epochs: int = 4
+    lm_epochs: int = 2
     lm_lr: float = 1e-2
     lm_drop_mult: float = 0.5
-    epochs: int = 4
-    batch_size: int = 16
+    lr: float = 0.1
+    epochs: int = 3
+    batch_size: int = 32
     bptt: int = 50
 
 
@@ -37,11 +38,11 @@ class DemoTextModelOptions(TextModelOptions):
     """How large the demo's model is."""
 
     embed_dim: int = 200
-    hidden_dim: int = 400
     num_layers: int = 1
+    drop_mult: float = 0.7
 
 
-_DATA = LabeledTextOptions(data=DOCSTRINGS, min_freq=3)
+_DATA = LabeledTextOptions(data=DOCSTRINGS, min_freq=3, max_length=150)
 
 
 def demo_text(
