@@ -35,12 +35,8 @@ from resuming import (
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 DATA = ("arrays", "0 workers", "2 workers", "4 workers")
 PRECISIONS = ("fp32", "bf16", "bf16-master", "fp16")
-
-
 ALONE = ("mixup in a hidden layer", "four corners")
 """Callbacks that others stand for in a fit with all: one of a kind, and one that cuts."""
-
-
 HARDEST = ("inside a window",)
 
 

@@ -51,8 +51,9 @@ class _Words(dict[str, tuple[int, ...]]):
 
     def __missing__(self, word: str) -> tuple[int, ...]:
         tokens = [word]
-        for rule in self.rules:
-            tokens = rule(tokens)
+        if not word.islower():  # else there are no capitals, and the rules would change nothing
+            for rule in self.rules:
+                tokens = rule(tokens)
         self[word] = numbers = tuple(map(self.numbers.__getitem__, tokens))
         return numbers
 

@@ -10,16 +10,16 @@ Source: spaCy's tokenizer.pyx; see english.py for its licence.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Final
 
 from etude.text.english import INFIX, PREFIX, SUFFIX, URL, special_cases
 
 _RUN: Final = re.compile(r"\S+|\s+")
-_PLAIN: Final = re.compile(r"""([("]?)([A-Za-z]{2,})([,!?;:)"]|(?<=[a-z])\.|)""")
-"""Two chunks out of three: a word with ordinary punctuation, for which all of the below can be left out."""
+_PLAIN: Final = re.compile(r"""([("]?)([A-Za-z]{2,}(?:-[A-Za-z]{2,})*(?:'s)?)([,!?;:)"]|(?<=[a-z])\.|)""")
+"""Five chunks out of six: a word with ordinary punctuation, for which all of the below can be left out."""
 _LONGEST: Final = 1_000
 """What has no blank for so long is no word; it is cut into parts of this length, so that time stays in proportion."""
 _SUFFIX_WINDOW: Final = 8
@@ -34,7 +34,9 @@ def tokens(text: str) -> list[str]:
     >>> tokens("I can't: 10km/h.\n\nBye:)")
     ['I', 'ca', "n't", ':', '10', 'km/h', '.', '\n\n', 'Bye', ':)']
     """
-    if text.isalpha():  # no blank in it
+    if text.isalpha():  # the most frequent case: no blank, no punctuation
+        return [*SPECIAL_CASES.get(text, (text,))]
+    if text.split() == [text]:
         return [*cut(text)]
     result: list[str] = []
     for i, run in enumerate(_RUN.findall(text)):
@@ -45,19 +47,34 @@ def tokens(text: str) -> list[str]:
     return result
 
 
-@lru_cache(maxsize=2**16)
-def cut(chunk: str) -> tuple[str, ...]:
+def cut(chunk: str) -> Iterable[str]:
     """The tokens of a chunk that holds no blank."""
     if chunk in SPECIAL_CASES:
         return SPECIAL_CASES[chunk]
-    if chunk.isalpha():
-        return (chunk,)
     if plain := _PLAIN.fullmatch(chunk):
         before, word, after = plain.groups()
-        inner = SPECIAL_CASES.get(word + after) or (*SPECIAL_CASES.get(word, (word,)), after)
-        return tuple(filter(None, (before, *inner)))
+        if inner := SPECIAL_CASES.get(word + after):
+            return (*before, *inner)
+        inner = SPECIAL_CASES.get(word) or _parts(word)
+        # else the last part and the point may be a special case, as in "Kent-Mr."
+        if after != "." or len(inner) == 1:
+            return (*before, *inner, *after)
     if len(chunk) > _LONGEST:
-        return sum((cut(chunk[i : i + _LONGEST]) for i in range(0, len(chunk), _LONGEST)), ())
+        return chain.from_iterable(cut(chunk[i : i + _LONGEST]) for i in range(0, len(chunk), _LONGEST))
+    return _hard(chunk)
+
+
+def _parts(word: str) -> Sequence[str]:
+    """A plain word's parts: those between hyphens, and 's."""
+    if word.endswith("'s"):
+        stem = word[:-2]
+        return (*(SPECIAL_CASES.get(stem) or _parts(stem)), "'s")
+    return word.replace("-", " - ").split(" ")
+
+
+@lru_cache(maxsize=2**16)
+def _hard(chunk: str) -> tuple[str, ...]:
+    """The tokens of any chunk."""
     return tuple(_put_together(_peel(chunk, SPECIAL_CASES)))
 
 
