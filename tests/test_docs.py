@@ -34,6 +34,10 @@ SMALLER = {
     "xresnet34": "lesson_cnn",
     "fit(5, lr=1e-2)  #": "fit(1, lr=1e-2)  #",
     "fine_tune(5, lr=3e-3, freeze_epochs=2": "fine_tune(1, lr=3e-3, freeze_epochs=1",
+    'text.load("reviews/", ': 'text.load("reviews/", batch_size=8, ',
+    "embed_dim=300, hidden_dim=300": "embed_dim=16, hidden_dim=16",
+    "fit(3, lr=5e-3, momentum": "fit(1, lr=5e-3, momentum",
+    "fine_tune(4, lr=1e-2, gradual": "fine_tune(1, lr=1e-2, gradual",
 }
 """What is made smaller in a page's code, for the same reason."""
 
@@ -88,6 +92,8 @@ def run_page(tmp_path_factory):
         folder = tmp_path_factory.mktemp(page.stem)
         if "photos/" in page.read_text(encoding="utf-8"):
             save_pictures(folder)
+        if "reviews/" in page.read_text(encoding="utf-8"):
+            save_reviews(folder)
         namespace: dict[str, object] = {"__name__": f"docs_{page.stem}"}
         with contextlib.chdir(folder):
             for block in blocks(page):
@@ -113,6 +119,15 @@ def save_pictures(folder: Path) -> None:
             picture = Image.fromarray((255 - pixels * 15.9).astype("uint8")).resize((32, 32)).convert("RGB")
             picture.save(folder / "photos" / name / f"{i}.png")
     picture.save(folder / "new.jpg")
+
+
+def save_reviews(folder: Path) -> None:
+    """Reviews as they are often kept: reviews/CLASS/*.txt."""
+    for name, word in (("neg", "awful"), ("pos", "lovely")):
+        (folder / "reviews" / name).mkdir(parents=True)
+        for i in range(30):
+            review = f"The film of {1990 + i} is {word}. " + "I saw it twice, and it has a plot. " * (i % 3 + 1)
+            (folder / "reviews" / name / f"{i}.txt").write_text(review, encoding="utf-8")
 
 
 def has_code(page: Path) -> bool:

@@ -53,22 +53,23 @@ def cut(chunk: str) -> Iterable[str]:
         return SPECIAL_CASES[chunk]
     if plain := _PLAIN.fullmatch(chunk):
         before, word, after = plain.groups()
-        if inner := SPECIAL_CASES.get(word + after):
-            return (*before, *inner)
-        inner = SPECIAL_CASES.get(word) or _parts(word)
+        if word + after in SPECIAL_CASES:
+            return (*before, *SPECIAL_CASES[word + after])
+        parts = _parts(word)
         # else the last part and the point may be a special case, as in "Kent-Mr."
-        if after != "." or len(inner) == 1:
-            return (*before, *inner, *after)
+        if after != "." or len(parts) == 1:
+            return (*before, *parts, *after)
     if len(chunk) > _LONGEST:
         return chain.from_iterable(cut(chunk[i : i + _LONGEST]) for i in range(0, len(chunk), _LONGEST))
     return _hard(chunk)
 
 
 def _parts(word: str) -> Sequence[str]:
-    """A plain word's parts: those between hyphens, and 's."""
+    """A plain word's parts: those of a special case, else those between hyphens, and 's."""
+    if word in SPECIAL_CASES:
+        return SPECIAL_CASES[word]
     if word.endswith("'s"):
-        stem = word[:-2]
-        return (*(SPECIAL_CASES.get(stem) or _parts(stem)), "'s")
+        return (*_parts(word[:-2]), "'s")
     return word.replace("-", " - ").split(" ")
 
 
