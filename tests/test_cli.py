@@ -122,7 +122,7 @@ def test_options_come_in_the_order_of_a_training(capsys):
         (["demo-text", "--epoch", "3"], "Did you mean --epochs?"),
         (["demo-text", "--seeds", "0"], "--seeds must be a number of at least 1"),
         (["bptt-study", "here", "--bptt", "70"], "--bptt 70 cannot be halved 2 times; take a multiple of 4"),
-        (["predict", "run"], "FILES"),
+        (["predict", "run"], "name pictures or folders of pictures, or - to read names"),
         (["predict", "run", "a.jpg", "--tpo", "2"], "unknown option --tpo"),
         (["predict", "run", "a.jpg", "--top", "0"], "--top must be at least 1"),
         (["evaluate", "run"], "--data"),
@@ -172,6 +172,10 @@ def test_messages_name_flags_and_leave_paths_as_they_are(tmp_path, monkeypatch, 
     assert (
         in_flags("label='folder' is unknown; such as valid=0.2.")
         == "--label folder is unknown; such as --valid-pct 0.2."
+    )
+    assert (
+        in_flags("labels='mood' is odd; name the texts: text_column=")
+        == "--label mood is odd; name the texts: --text-column"
     )
     for kept in ("/my data/label=cat/1.jpg", r"C:\\label=cat\\1.jpg", "label=a.b/1.jpg", "train= and valid= folders"):
         assert in_flags(f"{kept} is odd") == f"{kept} is odd"

@@ -111,8 +111,8 @@ def test_list_names_every_data_set_with_its_license():
     done = etude("data", "list", "--json")
     lines = done.out.splitlines()
 
-    assert [row["name"] for row in done.json["datasets"]] == sorted(DATASETS)
-    assert len(lines) == 2 * len(DATASETS) + 1
+    assert [row["name"] for row in done.json["datasets"]] == [*sorted(DATASETS), "python-docstrings"]
+    assert len(lines) == 2 * len(DATASETS) + 3
     assert {line.index("license: ") for line in lines[1:-1:2]} == {lines[0].index(DATASETS["cifar10"].description)}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 
 from coloring import etude
 from etude.recipes import docstrings
-from etude.recipes.docstrings import Docstring, find_docstrings, folder_of_docstrings, held_out
+from etude.recipes.docstrings import Docstring, find_docstrings, folder_of_docstrings, is_held_out
 from etude.recipes.trigram import trigram_perplexity
 
 LIBRARY = {
@@ -47,18 +46,14 @@ def test_every_text_is_found_once_and_nothing_is_imported(library):
     ]
 
 
-def test_whole_modules_are_held_out_of_every_topic():
-    found = [Docstring(f"word {i} " * 10, f"{topic}.m{i}", topic) for topic in "ab" for i in range(20)]
-    found.append(Docstring("word " * 10_000, "a.large", "a"))
-    away = held_out(found)
+def test_as_many_texts_are_held_out_as_it_says():
+    held = [text for i in range(10_000) if is_held_out(text := f"text {i}")]
 
-    assert "a.large" not in away
-    shares = Counter(module[0] for module in away)
-    assert shares["b"] == 3
-    assert held_out(reversed(found)) == away
+    assert 1_400 < len(held) < 1_600
+    assert is_held_out(held[0])
 
 
-def test_this_pythons_texts_never_share_a_module(tmp_path, monkeypatch, library):
+def test_no_text_is_on_both_sides(tmp_path, monkeypatch, library):
     monkeypatch.setenv("ETUDE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(docstrings.sysconfig, "get_path", lambda name: str(library))
     folder = folder_of_docstrings(labeled=False)
@@ -69,7 +64,8 @@ def test_this_pythons_texts_never_share_a_module(tmp_path, monkeypatch, library)
     }
 
     assert folder == again
-    assert not {row["module"] for row in sides["train"]} & {row["module"] for row in sides["valid"]}
+    assert not {row["text"] for row in sides["train"]} & {row["text"] for row in sides["valid"]}
+    assert all(is_held_out(row["text"]) is (side == "valid") for side, rows in sides.items() for row in rows)
     assert sum(map(len, sides.values())) == 5
     assert [path.name for path in folder.parent.parent.iterdir()] == [folder.parent.name]
 

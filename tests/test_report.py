@@ -15,7 +15,8 @@ from PIL import Image
 import etude as library
 from coloring import FAST, etude
 from etude.runs import findings as parts
-from etude.runs.findings import Pictures, findings
+from etude.runs.findings import findings
+from etude.runs.shown import Pictures
 from reading_reports import picture, read
 from run_folders import make_run, make_seeds
 

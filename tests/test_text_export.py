@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,10 +23,12 @@ from coloring import etude as command
 from etude import ConfigError
 from etude.data.vocab import Vocab
 from etude.exports import read_text_bundle, text_bundle
+from etude.exports.origin import license_of
 from etude.exports.plain import plain
 from etude.exports.read_text_bundle import Bundle
 from etude.exports.text_graph import WholeText
 from etude.text import AWDLSTM, LanguageModel, LanguageModelLoss, TextClassifier, TextReader
+from etude.text.rules import rules_hash
 from etude.text.special import PAD, SPECIAL
 
 WORDS = [
@@ -186,6 +189,12 @@ def test_the_readers_command(saved, tmp_path, monkeypatch, capsys):
     assert not [name for name in sys.modules if name.startswith("text_words")]
 
 
+def test_the_license_of_texts_that_are_made_here_is_known():
+    run = SimpleNamespace(options={"data": "python-docstrings"})
+    assert license_of(run, None).startswith("PSF License")
+    assert license_of(run, "CC0") == "CC0"
+
+
 # -- files from strangers ---------------------------------------------------------------------------------------------
 
 
@@ -210,7 +219,7 @@ def test_a_flipped_bit_is_found_in_every_file(saved, tmp_path):
 
 SIZES = {"name": "text_classifier", "embed_dim": 6, "hidden_dim": 8, "num_layers": 3, "hidden": 5, "num_classes": 3}
 SIZES["vocab_size"] = len(SPECIAL) + len(WORDS)
-TEXT = {"tokenizer": {"name": "words"}, "rules": "", "backward": False, "max_length": None}
+TEXT = {"tokenizer": {"name": "words"}, "rules": rules_hash(), "backward": False, "max_length": None}
 HOSTILE = {
     "a billion layers": {"model": {**SIZES, "num_layers": 10**9}},
     "no layer": {"model": {**SIZES, "num_layers": 0}},
@@ -220,6 +229,11 @@ HOSTILE = {
     "a name of code": {"text": {**TEXT, "tokenizer": {"name": "os.system"}}},
     "a tokenizer of its own": {"text": {**TEXT, "tokenizer": {"name": "words", "module": "os"}}},
     "an endless text": {"text": {**TEXT, "max_length": -1}},
+    "half a token": {"text": {**TEXT, "max_length": 2.5}},
+    "a length that is none": {"text": {**TEXT, "max_length": True}},
+    "a way that is none": {"text": {**TEXT, "backward": "no"}},
+    "other rules": {"text": {**TEXT, "rules": "0" * 16}},
+    "another format": {"format": "other"},
     "no text": {"text": None},
     "outputs of code": {"outputs": "__import__"},
     "labels that are none": {"labels": [1, 2, 3]},
@@ -227,6 +241,13 @@ HOSTILE = {
     "another version": {"version": 2},
     "a path": {"files": {"../bundle/vocab.json": "", "vocab.json": "", "model.safetensors": ""}},
 }
+
+
+@pytest.mark.parametrize("good", [{}, {"model": SIZES}, {"text": TEXT}, {"text": {**TEXT, "max_length": 3}}], ids=str)
+def test_a_good_description_that_is_signed_anew_opens(bundle, good):
+    """So that the hostile ones are refused for what they say."""
+    signed(bundle, **good)
+    assert set(Bundle(bundle).predict("great film")) == {"bad", "<b>fine</b>", "gréat"}
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -15,9 +15,12 @@ import torch
 
 import etude as library
 from coloring import etude
+from etude.data.store import RaggedStore
 from etude.errors import ConfigError
 from etude.recipes import predict as recipe
 from etude.recipes.items import items_of
+from etude.recipes.labeled_texts import refuse_unused
+from etude.text.batching import stream_to_measure
 from etude.text.data import load
 from text_runs import HELD_OUT, classifier, language_model, save_reviews, save_run
 from tiny_texts import reviews
@@ -138,6 +141,34 @@ def test_what_has_no_effect_is_refused(place):
         items_of("picture", ["a.png"], ["a text"], None)
 
 
+def test_an_empty_name_is_not_the_current_folder_and_an_empty_table_is_named(place, tmp_path):
+    empty = etude("predict", place / "run", "")
+    assert (empty.code, "empty name" in empty.errors) == (2, True)
+    (tmp_path / "head.csv").write_text("text,label\n")
+    head = etude("predict", place / "run", tmp_path / "head.csv")
+    assert head.code == 1
+    assert f"{tmp_path / 'head.csv'} holds no texts" in head.errors
+
+
+def test_flags_without_effect_are_refused(place, tmp_path):
+    (tmp_path / "a.txt").write_text("fine")
+    flags = [
+        (["predict", place / "run", tmp_path / "a.txt", "--text-column", "foo"], "--text-column"),
+        (["evaluate", place / "run", "--several"], "--several"),
+        (["evaluate", place / "lm", "--several"], "--several"),
+        (["evaluate", place / "lm", "--label", "parent"], "--label"),
+        (["report", place / "run", "--several", "--out", tmp_path / "r.html"], "--several"),
+    ]
+    for command, flag in flags:
+        done = etude(*command)
+        assert done.code == 2, command
+        assert flag in done.errors
+        assert "leave it out" in done.errors
+    for noun in (True, False):
+        with pytest.raises(ConfigError, match="leave it out"):
+            refuse_unused(noun, several=noun, text_column=None if noun else "text")
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_texts(place, tmp_path):
     """Peak memory for a table of 1,000 and of 50,000 rows, each in a process of its own."""
@@ -209,7 +240,9 @@ def test_a_language_model_has_a_perplexity(place, tmp_path):
     done = etude("evaluate", place / "lm", "--json")
     held = load(place / "reviews", valid=HELD_OUT, batch_size=8, bptt=10, vocab=learner.data.read.vocab, progress=False)
     loss = learner.evaluate(held.valid)["loss"]
+    targets = torch.cat([batch.targets.flatten() for batch in held.valid.batches(0, torch.device("cpu"))])
 
+    assert done.json["tokens"] == len(targets) < held.valid.store.shapes[held.valid.rows].sum()
     assert done.json["cross_entropy"] == pytest.approx(loss, rel=1e-6)
     assert done.json["perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
     assert done.json["trained_on"] == 0
@@ -219,4 +252,36 @@ def test_a_language_model_has_a_perplexity(place, tmp_path):
     (tmp_path / "other.txt").write_text("The film was great, I liked it.\n" * 50 + "zebra " * 20)
     other = etude("evaluate", place / "lm", "--data", tmp_path / "other.txt", "--json").json
     assert other["unknown"] > 0
+    assert f"over {other['tokens']:,} tokens" in etude("evaluate", place / "lm", "--data", tmp_path / "other.txt").out
     assert other["perplexity"] > 1
+
+
+@pytest.mark.parametrize("form", ["whole", "bad"])
+def test_a_language_model_is_not_measured_without_its_bad_texts_where_that_is_asked(place, tmp_path, form):
+    data = save_reviews(tmp_path / "data", 8, seed=3)
+    if form == "bad":
+        (data / "pos" / "nothing.txt").write_text(" ")
+    done = etude("evaluate", place / "lm", "--data", data, "--on-bad-data", "stop")
+    assert done.code == (form == "bad"), done.errors
+    assert ("pos/nothing.txt" in done.errors) is (form == "bad")
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 2, "bptt": 40}, {"batch_size": 16, "bptt": 5}], ids=str)
+def test_every_training_measures_a_language_model_on_the_same_stream(place, settings):
+    """The study of batches and windows compares perplexities of one text, cut alike. Source: SPEC Q5."""
+    vocab = library.load(place / "lm", device="cpu").data.read.vocab
+    shared = {"valid": HELD_OUT, "vocab": vocab, "progress": False}
+    first = load(place / "reviews", batch_size=8, bptt=10, **shared).valid
+    other = load(place / "reviews", **settings, **shared).valid
+
+    assert other.sampling.config() == first.sampling.config()
+    assert 1 < first.sampling.batch_size <= 64
+
+
+def test_the_stream_to_measure_has_as_many_rows_as_the_tokens_fill():
+    store = RaggedStore(torch.arange(9_000), torch.tensor([0]), torch.tensor([[9_000]]), ("all",))
+    for rows, world, num in ((torch.tensor([0]), 1, 64), (torch.tensor([0]), 3, 21)):
+        assert stream_to_measure(store, rows, backward=False, world_size=world).sampling.batch_size == num
+    short = RaggedStore(torch.arange(150), torch.tensor([0]), torch.tensor([[150]]), ("short",))
+    loader = stream_to_measure(short, torch.tensor([0]), backward=False)
+    assert (loader.sampling.batch_size, loader.num_targets) == (2, 148)

@@ -224,6 +224,7 @@ def test_a_report_tells_numbers_words_and_mistakes(made):
 
     assert result["accuracy"] == pytest.approx(measured["accuracy"])
     assert result["samples"] == 23
+    assert result["data"] == str(place / "other")
     assert result["calibration_error"] == pytest.approx(measured["calibration_error"])
     for part in ("Confusion matrix", "Class by class", "Can its probabilities be believed?", "Largest losses"):
         assert part in found.text
@@ -279,6 +280,7 @@ def test_a_report_of_a_language_model(made, tmp_path):
     found = read(run / "report.html")
 
     assert done.json["perplexity"] > 1
+    assert done.json["data"] == str(made[0] / "reviews")
     assert done.json["accuracy"] is None
     assert f"perplexity {done.json['perplexity']:.2f}" in found.text
     assert "What it writes" in found.text

@@ -25,6 +25,7 @@ def pre(text: str) -> str:
 def test_error_15_every_form_of_line_break_is_one(form):
     """The original put spaces around the slash first, and then no longer found `<br/>`."""
     assert pre(f"one{form}two") == "one\ntwo"
+    assert rules.PRE_RULES[0] is rules.sub_br
 
 
 def test_error_15_repeated_characters_and_words_are_found():

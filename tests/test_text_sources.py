@@ -57,7 +57,7 @@ def test_a_language_model_takes_the_texts_of_every_folder(tmp_path):
         *("train/unsup/3.txt", "unsup/6.txt"),
     )
     assert corpus.labels is None
-    assert corpus.sides is None
+    assert corpus.sides == (True, True, False, False, False, False)
     assert corpus.notes == ("2 texts beside the class folders are left out",)
     assert texts(corpus, [2, 5]) == ["bad", "perhaps"]
 

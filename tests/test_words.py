@@ -26,6 +26,7 @@ HARD = [
     ("end.Start and/or his/her 'quoted' \"this--that\"", "end . Start and/or his / her ' quoted ' \" this -- that \""),
     ("the '80s and 1980's... B-movie…", "the ' 80s and 1980 's ... B - movie …"),
     ("C++ °C. a. b.) co. Co.)", "C++ ° C . a. b. ) co. Co. )"),
+    ("Elton-Ms. wed. Kent's, (well-made)", "Elton - Ms. we d. Kent 's , ( well - made )"),
     ("", ""),
 ]
 PIECES = [

@@ -225,6 +225,7 @@ class EpochMeter:
         if not self._metrics:
             return
         for preds, targets, size in _joined(block):
+            # targets are one tensor here, so each sample has as many of them as any other
             count = count_targets(targets, size)
             for name, metric in self._metrics.items():
                 if isinstance(metric, SetMetric):

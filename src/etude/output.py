@@ -31,6 +31,15 @@ def plain(value: object) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def plain_lines(text: str) -> str:
+    r"""A text of several lines, each as `plain` writes it.
+
+    >>> plain_lines("two\nlines \x07")
+    'two\nlines \\x07'
+    """
+    return "\n".join(map(plain, text.split("\n")))
+
+
 def file_to_write(path: str | os.PathLike[str], what: str) -> Path:
     """Where to write the file that a user names: at the end of its links, so that a link stays one.
 

@@ -50,14 +50,14 @@ def predict(
     out
         A file for the rows, FILE.part until it is whole; .csv, .json and .jsonl say the format.
     top
-        How many classes to say for each picture, 1 unless given.
+        How many classes to say for each picture or text, 1 unless given.
     threshold
         Where a picture may have several labels: the probability from which one is said, 0.5 unless given.
     tta
-        The mean over several views of each picture, in as many times the time: flip (2, one of them mirrored),
+        Of pictures: the mean over several views of each, in as many times the time: flip (2, one of them mirrored),
         shift (5, four of them moved a little), both (10).
     on_bad_data
-        skip says which pictures cannot be read, goes on, and exits with 1 at the end.
+        skip says which pictures or texts cannot be read, goes on, and exits with 1 at the end; stop ends at the first.
     device
         auto, cpu, cuda, cuda:1, mps.
     """
@@ -114,9 +114,9 @@ def evaluate(
     text_column
         The column of a table that holds the texts, found by its name unless said.
     several
-        A picture may have several labels or none, also where no label of the table holds a ';'.
+        Of pictures: one may have several labels or none, also where no label of the table holds a ';'.
     tta
-        The mean over several views of each picture, as in predict.
+        Of pictures: the mean over several views of each, as in predict.
     on_bad_data
         What to do about pictures or texts that cannot be read.
     device

@@ -44,7 +44,7 @@ def report(
     text_column
         The column of a table that holds the texts, found by its name unless said.
     several
-        Pictures may have several labels or none, as in the training; on its data, its own.
+        Of pictures: they may have several labels or none, as in the training; on its data, its own.
     on_bad_data
         What to do about pictures or texts that cannot be read.
     device

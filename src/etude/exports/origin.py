@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from etude.data import fetch
+from etude.data.sources.known import DOCSTRINGS
 from etude.runs.files import mapping, text
 from etude.runs.read import RunRecord, read_run
 from etude.training.learner import Learner
@@ -61,5 +62,8 @@ def license_of(run: RunRecord | None, given: str | None) -> str:
     """The license of the data: as it was said, or that of a known data set."""
     if given is not None:
         return given
-    known = fetch.DATASETS.get(text(run.options.get("data"))) if run is not None else None
+    name = "" if run is None else text(run.options.get("data"))
+    if name == DOCSTRINGS.name:
+        return f"{DOCSTRINGS.license} ({name})"
+    known = fetch.DATASETS.get(name)
     return UNKNOWN if known is None else f"{known.license} ({known.name}, {known.url})"

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load
 
-from etude.text.rules import POST_RULES, PRE_RULES
+from etude.text.rules import POST_RULES, PRE_RULES, rules_hash
 from etude.text.words import tokens as cut
 
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
@@ -69,8 +69,9 @@ class Bundle:
             self.vocab = vocab = json.loads(self._bytes("vocab.json", 6 << 20))
             good = labels is None or (labels == [*map(str, labels)] and len(labels) == net["num_classes"])
             good = good and vocab == [*map(str, vocab)] and len(vocab) == net["vocab_size"]
-            known = see["tokenizer"] == {"name": "words"} and (see["max_length"] is None or see["max_length"] > 0)
-            if not (whole and about["version"] == 1 and good and known):
+            most, known = see["max_length"], see["tokenizer"] == {"name": "words"} and see["rules"] == rules_hash()
+            known = known and type(see["backward"]) is bool and (most is None or (type(most) is int and most > 0))
+            if not (whole and (about["format"], about["version"]) == ("etude-text-bundle", 1) and good and known):
                 raise ValueError("bundle.json is not what was written (SHA-256), or not of this version")
             self.numbers = {token: number for number, token in enumerate(vocab)}
             self.unknown = self.numbers["xxunk"]
@@ -124,8 +125,7 @@ class Bundle:
         try:
             files = {name: self._bytes(name, 1 << 30) for name in self.about["files"]}
             vectors = load(files["test_vectors.safetensors"])
-            rows = zip(vectors["tokens"].tolist(), vectors["lengths"].tolist(), strict=True)
-            numbers = [row[:length] for row, length in rows]
+            numbers = [row[:n] for row, n in zip(vectors["tokens"].tolist(), vectors["lengths"].tolist(), strict=True)]
             numbers += [self.read(text) for text in json.loads(files["test_texts.json"])]
             found, wanted = torch.cat([self.probabilities(one) for one in numbers]), vectors["expected"]
             if not (worst := float(((found - wanted).abs() / wanted.abs().clamp(min=1)).max())) <= 1e-5:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,14 @@ def _stream(loader: Any) -> NDArray[np.int64]:
     return tokens
 
 
+def check_sklearn() -> None:
+    """Refuse to begin what would end without scikit-learn; raises `ConfigError`."""
+    from etude.errors import ConfigError
+
+    if importlib.util.find_spec("sklearn") is None:
+        raise ConfigError("the demo compares with scikit-learn; install it: pip install 'etude[demo]'")
+
+
 def bag_of_words(folder: Path) -> tuple[float, float]:
     """How often the most frequent label is right, and logistic regression on the weighted words of the texts.
 
@@ -45,14 +54,11 @@ def bag_of_words(folder: Path) -> tuple[float, float]:
     Raises:
         ConfigError: scikit-learn is not installed.
     """
-    from etude.errors import ConfigError
+    check_sklearn()
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
 
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import GridSearchCV
-    except ImportError as error:
-        raise ConfigError("the demo compares with scikit-learn; install it: pip install 'etude[demo]'") from error
     (texts, labels), (held_texts, held_labels) = (_rows(folder / f"{side}.jsonl") for side in ("train", "valid"))
     most = Counter(labels).most_common(1)[0][0]
     vectorizer = TfidfVectorizer(sublinear_tf=True)

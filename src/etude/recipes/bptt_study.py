@@ -1,7 +1,7 @@
 """Few long windows or many short ones: the same language model, with batch size times window held constant.
 
 Every step sees as many tokens; what differs is how far a gradient reaches back, and how many streams of text a step
-takes it from. The notes: "I don't know; great experiment".
+takes it from. All are measured on one stream, `stream_to_measure`. The notes: "I don't know; great experiment".
 
 Source: SPEC Q5.
 """
@@ -11,18 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from etude.recipes.options import Precision as Precision
-from etude.recipes.options import RunOptions
+from etude.recipes.options import RunOptions, check
 from etude.recipes.several import Several, run_all
 from etude.recipes.studies import compare
 from etude.recipes.text_options import LanguageModelTrainOptions, TextModelOptions, TextOptions
 from etude.recipes.text_training import TextTraining
 from etude.runs.statistics import mean, number
+from etude.runs.text import columns
 
 if TYPE_CHECKING:
     from etude.types import Json
+
+_MOST_HALVINGS: Final = 10
+"""A window of one token against one of a million is no question any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +60,9 @@ def bptt_study(
         loss per token, to the batch size and window that were asked for.
 
     Raises:
-        ConfigError: one of the two cannot be halved so often.
+        ConfigError: one of the two cannot be halved so often, or a flag has a value that no training takes.
     """
+    check(train)
     plain = LanguageModelTrainOptions(
         **{one.name: getattr(train, one.name) for one in fields(LanguageModelTrainOptions)}
     )
@@ -82,12 +87,14 @@ def windows(train: BpttStudyOptions) -> list[tuple[int, int]]:
     """Batch sizes and windows of one product; first what was asked for, which the others are compared with."""
     from etude.errors import ConfigError
 
+    if not 1 <= train.halvings <= _MOST_HALVINGS:
+        raise ConfigError(f"--halvings must be from 1 to {_MOST_HALVINGS}, got {train.halvings}")
     factor = 2**train.halvings
     for flag, value in (("--batch-size", train.batch_size), ("--bptt", train.bptt)):
-        if train.halvings < 1 or value % factor:
+        if value % factor:
             raise ConfigError(
-                f"{flag} {value} cannot be halved {train.halvings} times; take a multiple of {factor}, or other "
-                "--halvings (at least 1)"
+                f"{flag} {value} cannot be halved {train.halvings} times; take a multiple of {factor}, or fewer "
+                "--halvings"
             )
     factors = [2**power for power in range(1, train.halvings + 1)]
     shorter = [(train.batch_size * factor, train.bptt // factor) for factor in factors]
@@ -131,8 +138,7 @@ def table(rows: Sequence[Mapping[str, Json]]) -> list[str]:
         difference = f"{number(row['difference']):+.4f}{interval}" if row["against"] else ""
         told = (f"{number(row['perplexity']):.2f}", difference, f"{number(row['seconds']):.0f}")
         lines.append((str(row["variant"]), *told))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return columns(lines)
 
 
 def draw(perplexities: Mapping[str, Sequence[float]], path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,15 @@ _NO_BATCHES = TrainOptions(batch_size=1)
 def list_known(output: OutputOptions = OutputOptions()) -> dict[str, Json]:  # noqa: B008  # frozen
     """The data sets that can be fetched by name, with size, license and whether they are here already."""
     from etude.data import cache, fetch
+    from etude.data.sources.known import DOCSTRINGS
 
     say = teller(output)
     rows: list[Json] = []
+
+    def tell(name: str, size: str, license: str, description: str, *, here: bool) -> None:
+        say(f"{name:<17} {size:>12}  {description}")
+        say(f"{'':<17} {'here' if here else '':>12}  license: {license}")
+
     for name, known in sorted(fetch.DATASETS.items()):
         # a download under way has a .part, and any that was tried a .lock
         files = (cache.home() / "downloads").glob(f"{name}.*")
@@ -41,19 +47,24 @@ def list_known(output: OutputOptions = OutputOptions()) -> dict[str, Json]:  # n
             }
         )
         size = cache.human_size(known.size) if known.size else "size unknown"
-        say(f"{name:<16} {size:>12}  {known.description}")
-        say(f"{'':<16} {'here' if here else '':>12}  license: {known.license}")
+        tell(name, size, known.license, known.description, here=here)
+    made = asdict(DOCSTRINGS) | {"bytes": None, "here": (cache.home() / DOCSTRINGS.name).exists(), "checked": True}
+    tell(DOCSTRINGS.name, "made here", DOCSTRINGS.license, DOCSTRINGS.description, here=bool(made["here"]))
+    rows.append(made)
     return {"datasets": rows}
 
 
 def get(name: str, output: OutputOptions = OutputOptions()) -> dict[str, Json]:  # noqa: B008
     """Fetch a known data set, or unpack an archive; says the folder."""
     from etude.data import fetch
+    from etude.recipes.texts import place_of
     from etude.training.display import progress_bar
 
     say = teller(output)
     with progress_bar(enabled=not output.quiet) as bar:
-        folder = fetch.resolve(name, say=say, progress=lambda done, total: bar(name, done, total))
+        folder = fetch.resolve(
+            place_of(name, labeled=False), say=say, progress=lambda done, total: bar(name, done, total)
+        )
     say(str(folder))
     return {"name": name, "folder": str(folder)}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etude.recipes import baselines
 from etude.recipes.docstrings import DOCSTRINGS, TOPICS, folder_of_docstrings
 from etude.recipes.options import Precision as Precision
 from etude.recipes.options import RunOptions, teller
@@ -27,8 +28,9 @@ class DemoTextOptions(UlmfitOptions):
     lm_epochs: int = 2
     lm_lr: float = 1e-2
     lm_drop_mult: float = 0.5
-    lr: float = 0.1
-    epochs: int = 3
+    lr: float = 1e-2
+    all_lr: float | None = 5e-3
+    epochs: int = 7
     batch_size: int = 32
     bptt: int = 50
 
@@ -39,7 +41,7 @@ class DemoTextModelOptions(TextModelOptions):
 
     embed_dim: int = 200
     num_layers: int = 1
-    drop_mult: float = 0.7
+    drop_mult: float = 0.8
 
 
 _DATA = LabeledTextOptions(data=DOCSTRINGS, min_freq=3, max_length=150)
@@ -52,7 +54,7 @@ def demo_text(
 ) -> dict[str, Json]:
     """Train a language model on the documentation strings of Python's library, then a classifier of their topics.
 
-    Both are measured on modules that they have not seen, beside what simpler ways come to on the same words.
+    Both are measured on texts that they have not seen, beside what simpler ways come to on the same words.
 
     Args:
         model: how large it is.
@@ -63,10 +65,11 @@ def demo_text(
         As `etude.recipes.ulmfit.ulmfit`, with `"trigram_perplexity"`, `"bag_of_words_accuracy"` and
         `"majority_accuracy"`.
     """
+    baselines.check_sklearn()
     several = stages("demo-text", _DATA, None, None, model, train)
     teller(run)(
-        f"the documentation strings of Python {platform.python_version()}'s library; whole modules are held out, and "
-        f"{len(TOPICS)} topics are to be told apart"
+        f"the documentation strings of Python {platform.python_version()}'s library: a language model learns their "
+        f"English, a classifier to tell {len(TOPICS)} topics apart"
     )
     return run_all(several, "demo-text", run)
 
@@ -75,7 +78,6 @@ def conclude(
     several: Several, folder: Path, results: Mapping[str, dict[str, Json]], say: Callable[[str], None]
 ) -> dict[str, Json]:
     """The stages beside simpler ways."""
-    from etude.recipes import baselines
     from etude.training.saving import write_json
 
     name = classifier_of(several)

@@ -80,11 +80,13 @@ def evaluate(
 
         numbers: "mae", "rmse" and "r2", over several numbers their means, and "numbers": {name: {"mae", "rmse", "r2"}}.
 
-        a language model: "samples" are texts; "tokens", "cross_entropy" per token, "perplexity", its exponential,
-        "accuracy", the share of tokens that it guesses, and "unknown", the share of tokens that are unknown to it.
+        a language model: "samples" are texts; "tokens" those that it was asked to predict, of which all else is said;
+        "cross_entropy" per token, "perplexity", its exponential, "accuracy", the share of tokens that it guesses, and
+        "unknown", the share of those that it does not know.
 
     Raises:
-        ConfigError: the run does not say what it was trained on, or was trained on other data than is given.
+        ConfigError: the run does not say what it was trained on, was trained on other data than is given, or a
+            setting has no effect on it.
         DataError: naming the folder, file or label that cannot be used.
     """
     import etude
@@ -99,8 +101,9 @@ def evaluate(
         raise ConfigError(f"{run} does not say what it was trained on; name data to measure it on: --data")
     asked = AskedTexts(source, valid_pct, split_seed, label, text_column, output.quiet)
     noun: Noun = "texts" if isinstance(learner.data.read, TextReader) else "pictures"
+    labeled_texts.refuse_unused(noun == "texts", several=several, text_column=text_column)
     if isinstance(learner.model, LanguageModel):
-        on = _on_stream(learner, record, asked)
+        on = _on_stream(learner, record, asked, on_bad_data)
     elif noun == "texts":
         on = _on_texts(learner, record, run, asked, on_bad_data)
     else:
@@ -158,25 +161,30 @@ def _on_texts(learner: Learner, record: Trained, run: str, asked: AskedTexts, on
     return _On({**measured(predictions), "calibration_error": ece}, both, labeled_texts.skipped(found.incidents))
 
 
-def _on_stream(learner: Learner, record: Trained, asked: AskedTexts) -> _On:
+def _on_stream(learner: Learner, record: Trained, asked: AskedTexts, on_bad_data: OnBadData) -> _On:
     import math
 
     from etude.metrics import named
     from etude.text.language_model import accuracy
     from etude.text.special import UNK
 
-    loader = labeled_texts.stream_of(learner, record, asked)
-    learner.metrics = named([accuracy])
-    found = learner.evaluate(loader)
-    values, names = loader.store.values, list(loader.store.names)
+    loader = labeled_texts.stream_of(learner, record, asked, on_bad_data)
+    names = list(loader.store.names)
     assert loader.vocab is not None
+    number = loader.vocab.number(UNK)
+
+    def unknown(preds: object, targets: Tensor) -> Tensor:
+        return (targets == number).double().mean()
+
+    learner.metrics = named([accuracy, unknown])
+    found = learner.evaluate(loader)
     measures = {
         "samples": len(names),
-        "tokens": len(values),
+        "tokens": loader.num_targets,
         "cross_entropy": found["loss"],
         "perplexity": math.exp(found["loss"]),
         "accuracy": found["accuracy"],
-        "unknown": float((values == loader.vocab.number(UNK)).double().mean()),
+        "unknown": found["unknown"],
     }
     both = labeled_texts.trained_on(names, record, asked, labeled=False)
     return _On(measures, both, labeled_texts.skipped(loader.store.incidents))

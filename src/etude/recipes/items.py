@@ -138,8 +138,11 @@ def _text_file(path: Path, column: str | None) -> Iterator[Item]:
     try:
         # which side of a split a text is on does not matter here
         columns = columns_of(path, text=column)._replace(is_valid=None)
+        number = 0
         for number, row in enumerate(rows_of(path, columns), 1):
             yield Item(f"{path}/{number}", row.text)
+        if not number:
+            yield Item(str(path), DataError(f"{path} holds no texts: it has no rows below its first line"))
     except DataError as error:
         # what follows in the table cannot be told apart any more
         yield Item(str(path), error)

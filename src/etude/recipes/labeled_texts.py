@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from etude.recipes.options import OnBadData
-from etude.recipes.texts import place_of, usual_label
+from etude.recipes.texts import place_of
 from etude.recipes.trained import Trained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from etude.data.loaders import DataLoaders
     from etude.data.store import Incident
     from etude.text.batching import BucketLoader, StreamLoader
     from etude.text.corpus import Corpus
     from etude.text.samples import TextSet
     from etude.training.learner import Learner
-
-_BATCH_SIZE: Final = 64
-_BPTT: Final = 70
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,17 @@ class AskedTexts:
     @property
     def labels(self) -> str:
         """Where labels come from, also where that was not said."""
-        return self.label or usual_label(self.place(labeled=True))
+        return self.label or "auto"
+
+
+def refuse_unused(reads_texts: bool, *, several: bool, text_column: str | None) -> None:
+    """Refuse flags that say nothing of what a run reads; raises `ConfigError`."""
+    from etude.errors import ConfigError
+
+    if reads_texts and several:
+        raise ConfigError("--several is of pictures, and this run reads texts; leave it out")
+    if not reads_texts and text_column is not None:
+        raise ConfigError("--text-column is of tables of texts, and this run looks at pictures; leave it out")
 
 
 def labeled_texts(
@@ -76,7 +84,7 @@ def labeled_texts(
         ConfigError: the run is no classifier of texts.
         DataError: naming the folder, file, column or label that cannot be used.
     """
-    from etude.errors import ConfigError, DataError
+    from etude.errors import ConfigError
     from etude.text.data import labeled
     from etude.text.reader import TextReader
 
@@ -96,11 +104,18 @@ def labeled_texts(
         fold=fold,
         progress=not full.quiet,
     )
-    if on_bad_data == "stop" and (bad := skipped(found.incidents)):
+    _refuse_bad(found.incidents, on_bad_data)
+    return found, loader
+
+
+def _refuse_bad(incidents: Sequence[Incident], on_bad_data: OnBadData) -> None:
+    """Raise where a text was left out and that was not to be."""
+    from etude.errors import DataError
+
+    if on_bad_data == "stop" and (bad := skipped(incidents)):
         raise DataError(
             f"{len(bad)} texts cannot be used: {bad[0].name} {bad[0].reason}. Repair them or take them out."
         )
-    return found, loader
 
 
 def skipped(incidents: Sequence[Incident]) -> list[Incident]:
@@ -108,26 +123,31 @@ def skipped(incidents: Sequence[Incident]) -> list[Incident]:
     return [incident for incident in incidents if incident.outcome == "skipped"]
 
 
-def stream_of(learner: Learner, record: Trained, asked: AskedTexts) -> StreamLoader:
+def stream_of(learner: Learner, record: Trained, asked: AskedTexts, on_bad_data: OnBadData = "skip") -> StreamLoader:
     """Texts for a language model: those that its training held out; of others those of their own split, or all.
 
     Args:
         learner: the run's model.
         record: what the run's folder says of its training.
         asked: which texts.
+        on_bad_data: "skip" leaves out texts that cannot be read or are empty; "stop" raises.
 
     Raises:
+        ConfigError: labels were asked for.
         DataError: naming the folder, file or column that cannot be used.
     """
     import torch
 
-    from etude.text.batching import StreamLoader
+    from etude.errors import ConfigError
+    from etude.text.batching import stream_to_measure
     from etude.text.reader import TextReader
     from etude.text.store import Numbering, tokens_of
     from etude.training.display import progress_bar
 
     read = learner.data.read
     assert isinstance(read, TextReader)
+    if asked.label is not None:
+        raise ConfigError("--label has no effect here: a language model asks for no labels; leave it out")
     own, full = record.is_on(asked.data), asked.completed(record)
     corpus = _corpus(full, labeled=False)
     if own or full.valid_pct is not None:
@@ -139,21 +159,14 @@ def stream_of(learner: Learner, record: Trained, asked: AskedTexts) -> StreamLoa
     with progress_bar(enabled=not full.quiet) as bar:
         say = print if not full.quiet else (lambda line: None)
         store, vocab = tokens_of(corpus, rows, [False] * len(rows), numbering, report=bar, say=say)
-    bptt = record.number("bptt", _BPTT)
-    streams = max(int(store.shapes.sum()) // bptt, 1)
-    return StreamLoader(
-        store,
-        torch.arange(len(store)),
-        # as in the training's own validation, whose perplexity this is then
-        batch_size=min(2 * record.number("batch_size", _BATCH_SIZE), streams),
-        bptt=bptt,
-        backward=read.backward,
-        vocab=vocab,
-    )
+    _refuse_bad(store.incidents, on_bad_data)
+    return stream_to_measure(store, torch.arange(len(store)), backward=read.backward, vocab=vocab)
 
 
 def trained_on(names: list[str], record: Trained, asked: AskedTexts, *, labeled: bool) -> int | None:
     """How many of some texts were trained on, which it says; None where the training's data gives other ones now.
+
+    By the run, or by the language model that it began from.
 
     Args:
         names: of the texts, as their store has them.
@@ -161,16 +174,64 @@ def trained_on(names: list[str], record: Trained, asked: AskedTexts, *, labeled:
         asked: which texts they are.
         labeled: whether it was a training with labels.
     """
+    own = _among(names, record, asked, labeled=labeled)
+    if own is None:
+        return None
+    both = sorted({*own, *_seen_by(record.body, names, asked)})
+    if both and not asked.quiet:
+        print(f"  note: {len(both)} of these texts were trained on: {_named(both)}; new ones will do worse", flush=True)
+    return len(both)
+
+
+def with_leaks_told(loaders: DataLoaders, source: str, asked: AskedTexts) -> DataLoaders:
+    """The same texts, with an incident where the language model was trained on some that are held out here."""
+    from etude.data.store import Incident
+    from etude.text.batching import BucketLoader
+
+    if not isinstance(loaders.valid, BucketLoader):
+        return loaders
+    names = loaders.valid.names
+    seen = _seen_by(source, names, asked)
+    if not seen:
+        return loaders
+    told = (
+        f"{len(seen)} of the {len(names)} held-out texts were trained on by the language model ({_named(seen)}), so "
+        "the accuracy may look better than it is; hold out what its training held out: the same --valid-pct and "
+        "--split-seed"
+    )
+    if not asked.quiet:
+        print(f"  note: {told}", flush=True)
+    return replace(loaders, incidents=(*loaders.incidents, Incident(source, "leak", told)))
+
+
+def _seen_by(run: str | None, names: Sequence[str], asked: AskedTexts) -> list[str]:
+    """Which texts a run was trained on, or the one that it began from, as far back as the runs are there."""
+    seen: set[str] = set()
+    known: set[Path] = set()
+    while run is not None and Path(run).exists() and Path(run).resolve() not in known:
+        known.add(Path(run).resolve())
+        record = Trained.of(run)
+        seen.update(_among(names, record, asked, labeled=record.kind == "text classifier") or ())
+        run = record.body
+    return sorted(seen)
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _among(names: Sequence[str], record: Trained, asked: AskedTexts, *, labeled: bool) -> list[str] | None:
+    """Which texts a run itself was trained on; see `trained_on`."""
     from etude.errors import EtudeError
 
     if record.source is None:
-        return 0
+        return []
     quiet = replace(asked, quiet=True)
     place = _corpus(quiet.completed(record), labeled=labeled).root.resolve()
     own = Path(record.source).expanduser()
     known = place if record.is_on(asked.data) else own.resolve()
     if not (known.is_relative_to(place) or place.is_relative_to(known)):
-        return 0
+        return []
     try:
         full = AskedTexts(record.source, quiet=True).completed(record)
         corpus = _corpus(full, labeled=labeled)
@@ -179,11 +240,7 @@ def trained_on(names: list[str], record: Trained, asked: AskedTexts, *, labeled:
         return None
     root = corpus.root.resolve()
     train = {root / name for name, side in zip(corpus.names, sides, strict=True) if side is False}
-    both = sorted(name for name in names if place / name in train)
-    if both and not asked.quiet:
-        shown = ", ".join(both[:3]) + (", ..." if len(both) > 3 else "")
-        print(f"  note: {len(both)} of these texts were trained on: {shown}; new ones will do worse", flush=True)
-    return len(both)
+    return sorted(name for name in names if place / name in train)
 
 
 def _corpus(asked: AskedTexts, *, labeled: bool) -> Corpus:

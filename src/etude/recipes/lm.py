@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+from etude.output import plain_lines
 from etude.recipes.options import OutputOptions, RunOptions, teller
 from etude.recipes.several import over_seeds
 from etude.recipes.text_options import LanguageModelTrainOptions, TextModelOptions, TextOptions
@@ -67,16 +69,21 @@ def generate(
         output: what is printed.
 
     Returns:
-        `{"text": the whole text}`
+        `{"text": the whole text}`, as it is; printed, what no terminal should be sent is written as an escape.
 
     Raises:
         LoadError: the folder holds no model.
         ConfigError: it is no language model, or a setting is out of its range.
     """
     from etude import text
+    from etude.errors import ConfigError
     from etude.runs.load import load
 
+    if not 0 < temperature < math.inf:
+        raise ConfigError(f"--temperature must be a number above 0, such as 0.8, got {temperature}")
+    if num_tokens < 0:
+        raise ConfigError(f"--num-tokens must be at least 0, got {num_tokens}")
     learner = load(run, device=device)
     written = text.generate(learner, prompt, num_tokens=num_tokens, temperature=temperature, seed=seed)
-    teller(output)(written)
+    teller(output)(plain_lines(written))
     return {"text": written}

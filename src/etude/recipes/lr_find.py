@@ -104,14 +104,15 @@ def _check(training: Asked, finder: FinderOptions) -> None:
 
     check_picture(finder.out)
     refuse_changed(training.train, ("lr",), "every learning rate from --low to --high is tried")
+    training.check()
     phases = training.all_phases()
     if phases and phases[0].trained is None:
-        raise ConfigError("--freeze-epochs 0: it is the rate of the head alone that is looked for; leave it out")
+        part = "embedding" if training.kind == "language model" else "head"
+        raise ConfigError(f"--freeze-epochs 0: it is the rate of the {part} alone that is looked for; leave it out")
     try:
         check_rates(finder.low, finder.high, finder.num_steps)
     except ConfigError as error:
         raise ConfigError(_with_flags(str(error))) from error
-    training.check()
 
 
 def command_of(training: Asked, lr: float) -> str:

@@ -105,7 +105,7 @@ class FitOptions(Options):
     """Pictures per step."""
     lr: float = 1e-2
     """Peak learning rate of the one-cycle schedule."""
-    pct_start: float = 0.3
+    pct_start: float | None = 0.3
     """Share of the training in which the learning rate goes up."""
     weight_decay: float = 1e-2
     """Decoupled weight decay; norms and biases are left out."""
@@ -123,6 +123,8 @@ class FitOptions(Options):
 class TrainOptions(FitOptions):
     """How to train on pictures."""
 
+    pct_start: float = 0.3
+    """Share of the training in which the learning rate goes up."""
     mixup: float = 0.0
     """Alpha of MixUp; 0 trains without."""
     cutmix: float = 0.0
@@ -195,10 +197,13 @@ def teller(output: OutputOptions) -> Callable[[str], None]:
     return say
 
 
-_SHARES = ("valid_pct", "label_noise", "flip", "erase", "min_scale", "pct_start", "label_smoothing", "cutout")
+_SHARES = (
+    *("valid_pct", "label_noise", "flip", "erase", "min_scale", "pct_start", "lm_pct_start"),
+    *("label_smoothing", "cutout"),
+)
 _LARGEST_ALPHA = 1000
 _LOWEST = {"size": 1, "stored_size": 1, "epochs": 1, "batch_size": 1, "seeds": 1, "keep": 1} | dict.fromkeys(
-    ("color", "rotate", "lr", "weight_decay", "mixup", "cutmix", "focal", "save_every", "freeze_epochs"), 0
+    ("color", "rotate", "lr", "all_lr", "weight_decay", "mixup", "cutmix", "focal", "save_every", "freeze_epochs"), 0
 )
 _LOWEST |= dict.fromkeys(
     ("max_vocab", "min_freq", "bptt", "embed_dim", "hidden_dim", "num_layers", "max_length", "lm_epochs"), 1
@@ -294,8 +299,16 @@ def data_of(path: str | None, data: _D) -> _D:
     return data if path is None else replace(data, data=path)
 
 
+_CALLED = {"valid": "valid_pct", "labels": "label"}
+"""Flags that are not called as the arguments that they set."""
+
+
 def in_flags(
-    message: str, names: tuple[str, ...] = ("valid", "label", "on_bad_data", "target", "sampling", "class_weights")
+    message: str,
+    names: tuple[str, ...] = (
+        *("valid", "label", "labels", "text_column"),
+        *("on_bad_data", "target", "sampling", "class_weights"),
+    ),
 ) -> str:
     """A message of the library, which names Python arguments, with the flags that set them.
 
@@ -311,7 +324,7 @@ def in_flags(
     pattern = rf"(?<![\w/\\'\"])({'|'.join(names)})=(['\"]?)([\w.]*+)\2(?![\w/\\]| folders)"
     return re.sub(
         pattern,
-        lambda found: f"{_flag({'valid': 'valid_pct'}.get(found[1], found[1]))} {found[3]}".rstrip(),
+        lambda found: f"{_flag(_CALLED.get(found[1], found[1]))} {found[3]}".rstrip(),
         message,
     )
 

@@ -63,7 +63,7 @@ def predict(
         format: "table", "csv", or "json": one object a line. In csv and json a picture that cannot be read has its row
             too, with an `error`. None is what the name of `out` says, else a table.
         out: a file for the rows instead of standard output; it is OUT.part until it is whole.
-        top: how many classes to say of each picture.
+        top: how many classes to say of each.
         threshold: where a picture may have several labels, the probability from which one is said; 0.5 unless given.
         tta: test-time augmentation, the mean of the probabilities of several views of each picture: "flip" is 2 views,
             "shift" 5, "both" 10, and it takes so many times as long.
@@ -85,7 +85,7 @@ def predict(
     from etude.errors import ConfigError
 
     form = format_of(format, out, as_json=output.json, quiet=output.quiet)
-    _refuse(files, text, top, threshold)
+    _refuse(files, text, text_column, top, threshold)
     learner = etude.load(run, device=device)
     noun, views = noun_of(learner, run), views_of(learner, run, tta)
     kind = _kind(learner, noun, run, top, threshold)
@@ -98,7 +98,7 @@ def predict(
             write(lines(rows))
             count(seen.predicted + seen.num_skipped)
         if not seen.predicted + seen.num_skipped:
-            raise ConfigError(f"no {noun} was named; give one name a line on standard input, or a table with rows")
+            raise ConfigError(f"no {noun} was named; give one name a line on standard input")
     if out is not None and shown:
         print(f"{seen.predicted} predictions in {plain(out)}")
     return {"run": run, "tta": tta, "format": form, "out": out, **seen.result()}
@@ -135,10 +135,17 @@ class _Seen:
         return {**rows, "predicted": self.predicted, "num_skipped": self.num_skipped, "skipped": self._skipped}
 
 
-def _refuse(files: Sequence[str], text: Sequence[str], top: int | None, threshold: float | None) -> None:
+def _refuse(
+    files: Sequence[str], text: Sequence[str], text_column: str | None, top: int | None, threshold: float | None
+) -> None:
     """Refuse values that no prediction takes, before the model is loaded."""
     from etude.errors import ConfigError
+    from etude.text.tables import is_table
 
+    if "" in files:
+        raise ConfigError('a file or folder has an empty name; say . for the current folder, or --text "" for no text')
+    if text_column is not None and not any(name == "-" or is_table(Path(name)) for name in files):
+        raise ConfigError("--text-column is a column of a table (.csv, .tsv, .jsonl), and none is named; leave it out")
     if top is not None and top < 1:
         raise ConfigError(f"--top must be at least 1, got {top}")
     if threshold is not None and not 0 <= threshold <= 1:

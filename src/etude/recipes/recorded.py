@@ -16,12 +16,28 @@ def options_of(kind: type[_T], record: Mapping[str, Any]) -> _T:
 
     Raises:
         KeyError: a newer version wrote it.
+        TypeError: a value is of another kind than the default.
     """
     known = {one.name for one in fields(kind)}
     if unknown := sorted(set(record) - known):
         raise KeyError(f"unknown settings {unknown}; a newer version of etude may have written them")
     # JSON has no tuples
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+    made = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+    for one in fields(kind):
+        if not _is_like(value := getattr(made, one.name), one.default):
+            raise TypeError(f"{one.name} is {value!r}, where {one.default!r} is usual")
+    return made
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value can stand where the default does; nothing is known of what has no default."""
+    if default is None:
+        return value is None or isinstance(value, str | int | float | tuple)
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and len(value) == len(default) and all(map(_is_like, value, default))
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
 
 
 def words(*options: Options, leave_out: Collection[str] = (), renamed: Mapping[str, str] | None = None) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from etude.recipes.options import OnBadData, OutputOptions, teller
-from etude.recipes.reported import Asked, Looked, look
+from etude.recipes.reported import AskedData, Looked, look
 from etude.recipes.runs import defaults_of, open_run
 from etude.recipes.trained import Trained
 
@@ -66,7 +66,7 @@ def report(
     record = open_run(run)
     pick_device(device)
     say = teller(output)
-    asked = Asked(data, valid_pct, split_seed, label, text_column, several, on_bad_data, output.quiet)
+    asked = AskedData(data, valid_pct, split_seed, label, text_column, several, on_bad_data, output.quiet)
     place = Path(out) if out is not None else record.folder / _name(record, data)
     _refuse(record, place)
     if out is None and place.name != _OWN:
@@ -76,13 +76,14 @@ def report(
     try:
         looked = look(record, asked, device, say)
     except (EtudeError, OSError) as error:
-        if any(given is not None for given in (data, valid_pct, split_seed, label, text_column)):
+        if several or any(given is not None for given in (data, valid_pct, split_seed, label, text_column)):
             raise
         missing.append(str(error))
         say(f"without what the model makes of {noun_of(record)}s: {error}")
     _write(record, place, looked, missing, _command(run, out, asked))
     say(f"look at {place}")
-    return {"run": run, "out": str(place), **_numbers(looked), "missing": [*missing]}
+    source = data if data is not None else Trained.of(str(record.folder)).source
+    return {"run": run, "out": str(place), "data": source, **_numbers(looked), "missing": [*missing]}
 
 
 def _name(record: RunRecord, data: str | None) -> str:
@@ -145,7 +146,7 @@ def _numbers(looked: Looked) -> dict[str, Json]:
     }
 
 
-def _command(run: str, out: str | None, asked: Asked) -> str:
+def _command(run: str, out: str | None, asked: AskedData) -> str:
     flags: list[tuple[str, Any]] = [
         ("--data", asked.data),
         ("--valid-pct", asked.valid_pct),

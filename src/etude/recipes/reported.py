@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedData:
     """What was asked of the report's data."""
 
     data: str | None
@@ -62,25 +62,28 @@ class _Seen:
     notes: list[str]
 
 
-def look(record: RunRecord, asked: Asked, device: str, say: Callable[[str], None]) -> Looked:
+def look(record: RunRecord, asked: AskedData, device: str, say: Callable[[str], None]) -> Looked:
     """What the run's model makes of its own validation data, or of other data.
 
     Raises:
         EtudeError: there is no model, or no data.
     """
     import etude
+    from etude.recipes.labeled_texts import refuse_unused
     from etude.runs.text import many
     from etude.text.language_model import LanguageModel
     from etude.text.reader import TextReader
 
     folder, notes = _model_of(record)
     learner = etude.load(folder, device=device)
+    reads_texts = isinstance(learner.data.read, TextReader)
+    refuse_unused(reads_texts, several=asked.several, text_column=asked.text_column)
     if isinstance(learner.model, LanguageModel):
         return _of_language_model(record, learner, asked, notes, say)
     if record.training.get("kind") == "digits" and asked.data is None:
         loader, names = _digits(record)
         notes.append("Measured on the digits that the demo holds out.")
-    elif isinstance(learner.data.read, TextReader):
+    elif reads_texts:
         loader, names, more = _texts(record, learner, asked)
         notes += more
     else:
@@ -114,7 +117,7 @@ def _digits(record: RunRecord) -> tuple[Loader, Callable[[int], str]]:
     return valid, lambda position: f"held-out digit {position}"
 
 
-def _source(record: RunRecord, trained: Trained, asked: Asked, noun: str) -> str:
+def _source(record: RunRecord, trained: Trained, asked: AskedData, noun: str) -> str:
     """What is looked at: what was named, or what was trained on."""
     from etude.errors import DataError
 
@@ -124,7 +127,7 @@ def _source(record: RunRecord, trained: Trained, asked: Asked, noun: str) -> str
     return source
 
 
-def _pictures(record: RunRecord, learner: Learner, asked: Asked) -> tuple[Loader, Callable[[int], str], list[str]]:
+def _pictures(record: RunRecord, learner: Learner, asked: AskedData) -> tuple[Loader, Callable[[int], str], list[str]]:
     """Labeled pictures for the model, seen as its own validation pictures were."""
     from etude.recipes.labeled import labeled_pictures
     from etude.runs.text import many
@@ -154,7 +157,7 @@ def _pictures(record: RunRecord, learner: Learner, asked: Asked) -> tuple[Loader
     return loader, lambda position: names[position], notes
 
 
-def _texts(record: RunRecord, learner: Learner, asked: Asked) -> tuple[Loader, Callable[[int], str], list[str]]:
+def _texts(record: RunRecord, learner: Learner, asked: AskedData) -> tuple[Loader, Callable[[int], str], list[str]]:
     """Labeled texts for the model, read as its own validation texts were."""
     from etude.recipes import labeled_texts
     from etude.runs.text import many
@@ -262,7 +265,7 @@ def _shown(seen: _Seen) -> Pictures:
 
 
 def _of_language_model(
-    record: RunRecord, learner: Learner, asked: Asked, notes: list[str], say: Callable[[str], None]
+    record: RunRecord, learner: Learner, asked: AskedData, notes: list[str], say: Callable[[str], None]
 ) -> Looked:
     """Its perplexity, and some texts that it writes."""
     import math
@@ -273,12 +276,12 @@ def _of_language_model(
 
     trained = Trained.of(str(record.folder))
     texts = asked.texts(_source(record, trained, asked, "texts"))
-    loader = labeled_texts.stream_of(learner, trained, texts)
+    loader = labeled_texts.stream_of(learner, trained, texts, asked.on_bad_data)
     say(f"looking at what {record.folder} makes of {many(len(loader), 'batch')} of tokens")
     with _progress(loader, quiet=asked.quiet) as watched:
         loss = learner.evaluate(watched)["loss"]
     names = list(loader.store.names)
-    notes = [*notes, f"Measured on {len(loader.store.values):,} tokens of {many(len(names), 'text')} of {texts.data}."]
+    notes = [*notes, f"Measured on {loader.num_targets:,} tokens of {many(len(names), 'text')} of {texts.data}."]
     notes += _seen_before(names, trained, texts, labeled=False)
     told = page.join(page.paragraph(note) for note in notes)
     sections = [("What it was measured on", told), *reported_texts.written(learner, loss)]

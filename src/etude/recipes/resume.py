@@ -73,7 +73,8 @@ def resume(
             run = RunOptions(json=output.json, quiet=output.quiet, **_kept(config))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _refused(f"{folder / 'config.json'} does not say which runs it holds: {error}") from error
-        return finish_all(several, folder, run)
+        cwd = Path(str(_environment(folder).get("cwd", "")))
+        return finish_all(several.found_again(partial(_from, cwd), folder), folder, run)
     with running(folder):
         return _go_on(folder, config, changes, exact=exact, output=output)
 
@@ -108,7 +109,7 @@ def _go_on(
     try:
         training = _training(config, changes, Path(str(before.get("cwd", ""))), folder)
         run = RunOptions(json=output.json, quiet=output.quiet, run_dir=str(folder), **_kept(config))
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise _refused(f"{folder / 'config.json'} does not say how the run was made: {error}") from error
     check(training.train)
     start = None
@@ -116,14 +117,26 @@ def _go_on(
         start = checkpoint.read_newest(folder, say=say)
         _refuse_at_its_end(folder, start, training, changes)
     say(_where(folder, start, training))
+    body = config.get("body") if start else _body_of(folder, config, training)
     learner = training.learner(quiet=output.quiet)
     asked = [f"--change {name}={value}" for name, value in changes.items()]
     told = "; ".join([_where(folder, start, training), *asked, *different]) if start else ""
     # what was changed before stays so, also when no checkpoint has been written since
-    about = {"epochs": training.num_epochs, "body": config.get("body")}
+    about = {"epochs": training.num_epochs, "body": body}
     changed = {of for name in changes if (of := CHANGES[name])} | set(config.get("changed", ()))
     keep = KeepRun(folder, config["options"] | changes, training.record(), resumed=told, changed=changed, about=about)
     return fit_and_finish(training, run, learner, keep, start, changed if start else ())
+
+
+def _body_of(folder: Path, config: dict[str, Any], training: Asked) -> Json:
+    """What a training that begins again begins from; raises `ConfigError` where that is no longer what it was."""
+    before, now = config.get("body"), training.about()["body"]
+    if isinstance(before, dict) and isinstance(now, dict) and before.get("weights_sha256") != now["weights_sha256"]:
+        raise _refused(
+            f"{now['from']} has other weights than {folder} began from, and there is no checkpoint to go on from; "
+            "bring them back, or start a new run"
+        )
+    return now
 
 
 def _refuse_at_its_end(folder: Path, start: Snapshot, training: Asked, changes: dict[str, Any]) -> None:

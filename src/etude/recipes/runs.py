@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,9 +150,9 @@ def defaults_of(record: RunRecord) -> dict[str, Json]:
 
     kind, recipe = record.training.get("kind"), record.recipe
     if kind == "language model":
-        return flags(TextOptions(), TextModelOptions(), LanguageModelTrainOptions())
+        return _as_json(flags(TextOptions(), TextModelOptions(), LanguageModelTrainOptions())) | {"from": None}
     if kind == "text classifier":
-        return flags(LabeledTextOptions(), TextModelOptions(), ClassifierTrainOptions())
+        return _as_json(flags(LabeledTextOptions(), TextModelOptions(), ClassifierTrainOptions())) | {"lm": None}
     if kind == "digits":
         return flags(DemoOptions())
     train: TrainOptions = TrainOptions()
@@ -161,6 +161,11 @@ def defaults_of(record: RunRecord) -> dict[str, Json]:
     elif kind == "whole pictures":
         train = StudyOptions()
     return flags(DataOptions(), ModelOptions(), train)
+
+
+def _as_json(options: Mapping[str, Json]) -> dict[str, Json]:
+    """Options as a run's record has them: a pair is a list there."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 
 def _say(lines: Iterable[str], output: OutputOptions) -> None:

@@ -57,6 +57,12 @@ class Several:
             raise ValueError(f"{bad[0]!r} is no name of a folder in it")
         return cls(record["title"], parts, record["result"], record["group"], record["variants"])
 
+    def found_again(self, found: Callable[[str], str], folder: Path) -> Several:
+        """The same where it goes on, perhaps from another folder; see `Asked.resumed`."""
+        return replace(
+            self, parts={name: part.resumed({}, None, found, folder / name) for name, part in self.parts.items()}
+        )
+
 
 def over_seeds(training: Asked, run: RunOptions) -> dict[str, Json]:
     """Run a training once, or for `train.seeds` seeds in folders beside each other.

@@ -38,7 +38,7 @@ class LabeledTextOptions(TextOptions):
 
     label: str | None = None
     """Where a label comes from: parent (the folder), top (the first folder), a column of a table, or a regular
-    expression with one group."""
+    expression with one group. Unset: the column label of a table, else parent."""
     max_length: int | None = None
     """Longer texts are cut after so many tokens."""
 
@@ -81,6 +81,8 @@ class TextTrainOptions(FitOptions):
 class LanguageModelTrainOptions(TextTrainOptions):
     """How to train a language model."""
 
+    pct_start: float | None = None
+    """Share of the training in which the learning rate goes up. Unset: 0.3, and of each phase of --from 0.5."""
     lr: float = 5e-3
     """Peak learning rate. With --from four times that for the embedding alone, then two fifths for it, a fifth for
     the LSTMs."""
@@ -96,8 +98,13 @@ class ClassifierTrainOptions(TextTrainOptions):
 
     epochs: int = 2
     """Passes over the texts with everything trainable."""
+    pct_start: float = 0.3
+    """Share of each phase in which the learning rate goes up."""
     lr: float = 1e-2
     """Peak learning rate of the head while it trains alone; half of it with the last LSTM, then a tenth."""
+    all_lr: float | None = None
+    """Peak learning rate of everything in the last phase. Unset: a tenth of --lr for the head, half as much for each
+    layer before it, which suits a language model of much text; one of little text has more to learn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,5 +115,7 @@ class UlmfitOptions(ClassifierTrainOptions):
     """Passes of the language model over the texts."""
     lm_lr: float = 5e-3
     """Peak learning rate of the language model, as --lr of etude lm."""
+    lm_pct_start: float | None = None
+    """As --pct-start of etude lm; --pct-start is the classifier's."""
     lm_drop_mult: float = 0.5
     """What the dropouts of the language model are multiplied by; --drop-mult is the classifier's."""

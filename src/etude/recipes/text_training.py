@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from etude.recipes import texts
+from etude.recipes.labeled_texts import AskedTexts, with_leaks_told
 from etude.recipes.options import check, flags, refuse_changed
 from etude.recipes.recorded import options_of, words
 from etude.recipes.text_options import (
@@ -68,17 +69,26 @@ class TextTraining:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> TextTraining:
-        """What `record` gave; raises `KeyError` or `TypeError` for something else."""
-        classifies = record["kind"] == "text classifier"
-        return cls(
+        """What `record` gave; raises `KeyError`, `TypeError` or `ValueError` for something else."""
+        from etude.runs.read import is_plain_name
+
+        classifies, part = record["kind"] == "text classifier", record["part"]
+        if part is not None and not is_plain_name(part):
+            raise ValueError(f"{part!r} is no name of a folder beside it")
+        made = cls(
             name=record["name"],
             kind=record["kind"],
             data=options_of(LabeledTextOptions if classifies else TextOptions, record["data"]),
             model=options_of(TextModelOptions, record["model"]),
             train=options_of(ClassifierTrainOptions if classifies else LanguageModelTrainOptions, record["train"]),
             source=record["source"],
-            part=record["part"],
+            part=part,
         )
+        if not isinstance(made.source, str | None):
+            raise TypeError(f"source is {made.source!r}")
+        check(made.data, made.model, made.train)
+        texts.check_options(made.data, made.train)
+        return made
 
     @property
     def classifies(self) -> bool:
@@ -88,7 +98,14 @@ class TextTraining:
     @property
     def _flag(self) -> str:
         """What its command calls the language model to begin from."""
-        return "lm" if self.classifies else "from"
+        return "lm" if self.classifies or self.name == "ulmfit" else "from"
+
+    @property
+    def _pct_start(self) -> float:
+        """As it was asked for, else as the notes have it (SPEC R17, R19, R26)."""
+        if self.train.pct_start is not None:
+            return self.train.pct_start
+        return 0.3 if self.source is None else 0.5
 
     @property
     def momentum(self) -> tuple[float, float]:
@@ -118,13 +135,17 @@ class TextTraining:
             refuse_changed(self.data, ("tokenizer", *(("max_vocab", "min_freq") if self.classifies else ())), why)
             texts.check_source(self.source, self._flag, backward=self.data.backward)
         elif self.part is None:
-            refuse_changed(self.train, ("freeze_epochs",), f"without --{self._flag} nothing is taken over")
+            alone = ("freeze_epochs", *(("all_lr",) if self.classifies else ()))
+            refuse_changed(self.train, alone, f"without --{self._flag} nothing is taken over")
 
     def learner(self, *, quiet: bool) -> Learner:
         """The learner, its random seed set."""
         import torch
 
         loaders = texts.loaders(self.data, self.train, self.source, quiet=quiet)
+        if self.source is not None and isinstance(self.data, LabeledTextOptions) and self.data.data is not None:
+            asked = AskedTexts(self.data.data, label=self.data.label, text_column=self.data.text_column, quiet=quiet)
+            loaders = with_leaks_told(loaders, self.source, asked)
         torch.manual_seed(self.train.seed)
         return texts.learner(loaders, self.model, self.train, self.source, quiet=quiet)
 
@@ -139,16 +160,18 @@ class TextTraining:
                 train.lr,
                 num_epochs=train.epochs,
                 freeze_epochs=max(train.freeze_epochs, 1),
-                pct_start=train.pct_start,
+                pct_start=self._pct_start,
                 momentum=train.momentum,
             )
+            if isinstance(train, ClassifierTrainOptions) and train.all_lr is not None:
+                phases[-1] = replace(phases[-1], lr=train.all_lr)
             return phases if train.freeze_epochs else phases[-1:]
         return corpus_phases(
             num_layers + 1,
             texts.ALONE * train.lr,
             num_epochs=train.epochs,
             freeze_epochs=train.freeze_epochs,
-            pct_start=train.pct_start,
+            pct_start=self._pct_start,
             momentum=train.momentum,
         )
 
@@ -156,7 +179,7 @@ class TextTraining:
         """How its learning rate goes where it is one fit."""
         from etude.schedules import one_cycle
 
-        return partial(one_cycle, pct_start=self.train.pct_start)
+        return partial(one_cycle, pct_start=self._pct_start)
 
     def about(self) -> dict[str, Json]:
         """What a run's record says of it beside its options: all its epochs, and which weights it began from."""
@@ -233,6 +256,8 @@ class TextTraining:
         self, train: Mapping[str, Any], data: str | None, found: Callable[[str], str], folder: Path
     ) -> TextTraining:
         """The same training where it goes on; see `Asked`."""
+        from etude.training import checkpoint
+
         own, source = self.data.data, self.source
         there = replace(
             self,
@@ -241,4 +266,8 @@ class TextTraining:
             source=None if source is None else found(source),
         )
         # the folder of several may have moved
-        return there.beside(folder.parent)
+        there, kept = there.beside(folder.parent), checkpoint.checkpoints(folder / checkpoint.FOLDER)
+        if there.source is None or Path(there.source).exists() or not kept:
+            return there
+        # of a language model that is gone, a checkpoint has the sizes, the words and the weights
+        return replace(there, source=str(kept[0]))

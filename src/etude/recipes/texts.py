@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from etude.output import plain_lines
 from etude.recipes.docstrings import DOCSTRINGS, folder_of_docstrings
 from etude.recipes.text_options import (
     LabeledTextOptions,
@@ -57,16 +58,17 @@ def check_source(source: str, flag: str, *, backward: bool) -> None:
 
     Raises:
         ConfigError: it is another model.
-        LoadError: it is none.
+        LoadError: it is none, or damaged.
     """
     from etude.errors import ConfigError
+    from etude.text.transfer import pretrained
 
     description = description_of(source)
     if description["model_class"] != "LanguageModel":
         raise ConfigError(
             f"--{flag} {source} holds a {description['model_class']}; name the run of a language model (etude lm)"
         )
-    if bool(description["read"].get("backward")) != backward:
+    if pretrained(source).backward != backward:
         ways = ("forward", "backward")
         raise ConfigError(
             f"--{flag} {source} reads {ways[not backward]}, and this training {ways[backward]}; "
@@ -75,8 +77,27 @@ def check_source(source: str, flag: str, *, backward: bool) -> None:
 
 
 def num_layers_of(source: str) -> int:
-    """LSTM layers of a run's language model."""
-    return int(description_of(source)["model"]["encoder"]["num_layers"])
+    """LSTM layers of a run's language model; raises `LoadError`."""
+    from etude.text.transfer import pretrained
+
+    return int(pretrained(source).encoder["num_layers"])
+
+
+def check_labels(data: LabeledTextOptions, *, quiet: bool) -> None:
+    """Refuse labeled texts that no classifier can be trained on, which takes no tokens to know.
+
+    Raises:
+        ConfigError: nothing is held out.
+        DataError: naming the folder, file, column or class that cannot be used.
+    """
+    from etude.text.samples import checked, sides_of
+    from etude.text.sources import find
+
+    assert data.data is not None
+    place = place_of(data.data, labeled=True)
+    corpus = find(place, label=data.label or "auto", text_column=data.text_column, progress=not quiet)
+    sides, _ = sides_of(corpus, valid=data.valid_pct, fold=None, seed=data.split_seed)
+    checked(corpus, sides)
 
 
 def loaders(data: TextOptions, train: TextTrainOptions, source: str | None, *, quiet: bool) -> DataLoaders:
@@ -98,7 +119,7 @@ def loaders(data: TextOptions, train: TextTrainOptions, source: str | None, *, q
         progress=not quiet,
     )
     if isinstance(data, LabeledTextOptions):
-        given = partial(given, labels=data.label or usual_label(place), max_length=data.max_length)
+        given = partial(given, labels=data.label or "auto", max_length=data.max_length)
     else:
         given = partial(given, bptt=train.bptt)
     if labeled and source is not None:
@@ -112,14 +133,6 @@ def place_of(data: str, *, labeled: bool) -> str:
     if data == DOCSTRINGS and not Path(DOCSTRINGS).exists():
         return str(folder_of_docstrings(labeled=labeled))
     return data
-
-
-def usual_label(place: str) -> str:
-    """What labels are called where nothing is said: a column of a table, else the folder of a text."""
-    from etude.text.tables import is_table
-
-    tables = [path for path in Path(place).iterdir() if is_table(path)] if Path(place).is_dir() else []
-    return "label" if is_table(Path(place)) or tables else "parent"
 
 
 def _tokenizer_of(source: str) -> Tokenizer:
@@ -183,6 +196,6 @@ def told(result: Mapping[str, Json], *, classifies: bool) -> str:
     if classifies:
         return f"{result['valid_right']} of {result['valid_samples']} held-out texts right: {share:.2%}"
     return (
-        f"it writes: {result['sample']}\n"
+        f"it writes: {plain_lines(str(result['sample']))}\n"
         f"perplexity {number(result['perplexity']):.1f} on held-out texts, {share:.1%} of their words guessed"
     )

@@ -1,9 +1,9 @@
-"""What a run's folder says of its training: which pictures, and how they were held out."""
+"""What a run's folder says of its training: which pictures or texts, and how they were held out."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,8 @@ _FEW = 3
 class Trained:
     """What a run's folder says of its training."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], folder: Path) -> None:
+        self._folder = folder
         self._options = mapping(config.get("options"))
         self._data = mapping(config.get("data"))
         self._training: dict[str, Any] | None = config.get("training")
@@ -41,7 +42,7 @@ class Trained:
         if own and cwd and not Path(own).exists() and (Path(cwd) / own).exists():
             # a path as it was meant where the run was started
             options["data"] = str(Path(cwd) / own)
-        return cls(config)
+        return cls(config, folder)
 
     @property
     def source(self) -> str | None:
@@ -56,7 +57,8 @@ class Trained:
 
     @property
     def kind(self) -> str:
-        """What was trained on: "pictures", "whole pictures" or "digits"; empty where it is not known."""
+        """What was trained: of pictures "pictures", "whole pictures" or "digits"; of texts "language model" or "text
+        classifier"; empty where it is not known."""
         return text(mapping(self._training).get("kind"))
 
     @property
@@ -69,10 +71,14 @@ class Trained:
         """The column of a table that held the texts, where that was said."""
         return text(self._options.get("text_column")) or None
 
-    def number(self, name: str, default: int) -> int:
-        """A whole number that the training was told."""
+    def _option(self, name: str, is_good: Callable[[Any], bool], expected: str) -> Any:
+        """What the training was told, or None; raises `LoadError` for what no training can have been told."""
+        from etude.errors import LoadError
+
         found = self._options.get(name)
-        return found if isinstance(found, int) else default
+        if found is not None and not is_good(found):
+            raise LoadError(f"{self._folder / 'config.json'} says {name}={found!r:.60}; expected {expected}")
+        return found
 
     def is_on(self, data: str) -> bool:
         """Whether the run was trained on what is called so."""
@@ -89,9 +95,15 @@ class Trained:
         self, valid_pct: float | None, split_seed: int | None, label: str | None, *, quiet: bool
     ) -> tuple[float | None, int | None, str | None]:
         """What was asked for, and for the rest what the training had; says what it took."""
+        own = {
+            "valid_pct": self._option(
+                "valid_pct", lambda value: type(value) is float and 0 < value < 1, "a share such as 0.2"
+            ),
+            "split_seed": self._option("split_seed", lambda value: type(value) is int, "a whole number"),
+            "label": self._option("label", lambda value: isinstance(value, str), "a text"),
+        }
         asked = {"valid_pct": valid_pct, "split_seed": split_seed, "label": label}
-        taken = {name: self._options.get(name) for name, value in asked.items() if value is None}
-        taken = {name: value for name, value in taken.items() if value is not None}
+        taken = {name: own[name] for name, value in asked.items() if value is None and own[name] is not None}
         both = asked | taken
         told = [name for name in taken if name != "split_seed" or both["valid_pct"] is not None]
         if told and not quiet:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from etude.recipes.options import Options, RunOptions, check
@@ -24,6 +25,7 @@ from etude.recipes.text_options import (
     UlmfitOptions,
 )
 from etude.recipes.text_training import TextTraining
+from etude.recipes.texts import check_labels
 from etude.runs.statistics import deviation, mean, number
 
 if TYPE_CHECKING:
@@ -67,7 +69,10 @@ def ulmfit(
         ways `"backward_perplexity"`, `"backward_accuracy"` and `"pair_accuracy"` too; of several seeds the means, and
         the accuracies as `"valid_accuracies"`.
     """
-    return run_all(stages("ulmfit", data, source, backward_source, model, train, both=both), "ulmfit", run)
+    several = stages("ulmfit", data, source, backward_source, model, train, both=both)
+    # else the classifier would be refused after the language model has trained for hours
+    check_labels(data, quiet=run.quiet)
+    return run_all(several, "ulmfit", run)
 
 
 def stages(
@@ -108,12 +113,16 @@ def _two(
     train: UlmfitOptions,
 ) -> tuple[TextTraining, TextTraining]:
     """A language model, which is the stage of that name, and the classifier on top of it."""
+    own: dict[str, Any] = {"epochs": train.lm_epochs, "lr": train.lm_lr, "pct_start": train.lm_pct_start}
+    if source is None:
+        # nothing is taken over, so that nothing stands still
+        own["freeze_epochs"] = LanguageModelTrainOptions().freeze_epochs
     first = TextTraining(
         name=name,
         kind="language model",
         data=_common(TextOptions, data),
         model=replace(_common(TextModelOptions, model), drop_mult=train.lm_drop_mult),
-        train=replace(_common(LanguageModelTrainOptions, train), epochs=train.lm_epochs, lr=train.lm_lr),
+        train=_common(LanguageModelTrainOptions, train, own),
         source=source,
     )
     second = TextTraining(
@@ -143,9 +152,10 @@ def _check(
         raise ConfigError(f"{given} begins one way of reading from a language model; say {missing} for the other too")
 
 
-def _common(kind: type[_T], options: Options) -> _T:
-    """Options of another kind with what the two have in common."""
-    return kind(**{one.name: getattr(options, one.name) for one in fields(kind) if one.name in _names(options)})
+def _common(kind: type[_T], options: Options, own: Mapping[str, Any] = MappingProxyType({})) -> _T:
+    """Options of another kind with what the two have in common, and values of its own."""
+    both = {one.name: getattr(options, one.name) for one in fields(kind) if one.name in _names(options)}
+    return kind(**both | dict(own))
 
 
 def _names(options: Options) -> set[str]:

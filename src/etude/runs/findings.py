@@ -10,7 +10,6 @@ from etude.plots import ink, png_bytes
 from etude.runs import page
 from etude.runs.page import Markup
 from etude.runs.shown import Lines, Samples
-from etude.runs.shown import Pictures as Pictures
 from etude.training import interpret_plots as plots
 from etude.training.verdict import verdict
 

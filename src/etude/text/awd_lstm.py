@@ -83,7 +83,6 @@ class AWDLSTM(nn.Module):
         self,
         tokens: Int[Tensor, "batch time"],
         state: State | None = None,
-        lengths: Int[Tensor, "batch"] | None = None,
     ) -> tuple[Float[Tensor, "batch time embed"], Float[Tensor, "batch time embed"], State]:
         """The next chunk of each row of text.
 
@@ -91,9 +90,6 @@ class AWDLSTM(nn.Module):
             tokens: the chunk.
             state: after the chunk before; None at the beginning of a text. No gradient flows into it from here unless
                 it comes with one.
-            lengths: real tokens in each row, in any order, the rest being padding behind them; None if there is none.
-                Padding changes nothing before it. A row with padding has ended: it may be empty, its outputs at padding
-                are zero, and the state that it leaves behind is zero too, for nothing may follow.
 
         Returns:
             The last layer's outputs, the same after output dropout (what a decoder sees), and the state.
@@ -106,10 +102,6 @@ class AWDLSTM(nn.Module):
             after.append(left)
             if i < len(self.hidden_dropouts):
                 outputs = self.hidden_dropouts[i](outputs)
-        if lengths is not None:
-            place = torch.arange(tokens.shape[1], device=tokens.device)
-            outputs = outputs.where((place < lengths.unsqueeze(1)).unsqueeze(2), 0)
-            after = [_without(lengths < tokens.shape[1], part) for part in after]
         return outputs, self.output_dropout(outputs), tuple(after)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
@@ -125,10 +117,3 @@ class AWDLSTM(nn.Module):
         """A new one with the sizes and dropouts of another."""
         rest = {name: value for name, value in config.items() if name != "dropouts"}
         return cls(**rest, dropouts=Dropouts(**config["dropouts"]))
-
-
-def _without(rows: Tensor, state: LayerState) -> LayerState:
-    """The state with some rows set to zero, whatever they hold."""
-    hidden, cell = state
-    rows = rows.view(1, -1, 1)
-    return hidden.masked_fill(rows, 0), cell.masked_fill(rows, 0)

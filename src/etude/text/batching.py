@@ -25,6 +25,8 @@ from etude.types import Batch, Inputs
 if TYPE_CHECKING:
     from jaxtyping import Int, Shaped
 
+_ROWS, _WINDOW = 64, 70
+"""Of the stream that a language model is measured on."""
 _CHUNK = 1 << 20
 """Tokens of a stream that are gathered at a time: their positions take eight bytes each."""
 
@@ -93,6 +95,11 @@ class StreamLoader:
     def __len__(self) -> int:
         return len(self.sampling)
 
+    @property
+    def num_targets(self) -> int:
+        """The tokens that are predicted in one epoch, over all ranks: all but the first and a few at the end."""
+        return self.sampling.num_rows * self.sampling.columns
+
     def batches(self, epoch: int, device: torch.device) -> Iterator[Batch]:
         """The batches of one epoch, on the device."""
         return self.batches_from(epoch, 0, device)
@@ -117,6 +124,42 @@ class StreamLoader:
             self.store = self._kept.on(place)
         rows = self.rows[self.sampling.order(epoch)].to(place)
         return _joined(self.store, rows, span, backward=self.backward).to(device)
+
+
+def stream_to_measure(
+    store: RaggedStore,
+    rows: Int[Tensor, "texts"],
+    *,
+    backward: bool,
+    rank: int = 0,
+    world_size: int = 1,
+    vocab: Vocab | None = None,
+) -> StreamLoader:
+    """The stream of texts that a language model is measured on.
+
+    It is cut alike whatever batches and windows the training had: a row begins with no memory of what came before, so
+    that with more and shorter rows the same model has a higher perplexity. Of few tokens there are fewer rows, each of
+    one window at least.
+
+    Args:
+        store: the token ids of each text.
+        rows: which texts of the store.
+        backward: as in the training.
+        rank: which part of the rows this process takes.
+        world_size: the number of processes.
+        vocab: the tokens.
+    """
+    num = max(min(int(store.shapes[rows].sum()) // _WINDOW, _ROWS) // world_size, 1)
+    return StreamLoader(
+        store,
+        rows,
+        batch_size=num,
+        bptt=_WINDOW,
+        backward=backward,
+        rank=rank,
+        world_size=world_size,
+        vocab=vocab,
+    )
 
 
 def _joined(store: RaggedStore, rows: Int[Tensor, "texts"], span: range, *, backward: bool) -> Int[Tensor, "time"]:

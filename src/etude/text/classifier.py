@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
 from etude.errors import ConfigError
@@ -22,6 +23,35 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 _MOST_TOKENS: Final = 1 << 24
+
+
+@final
+class HeadNorm(nn.BatchNorm1d):
+    """A BatchNorm whose statistics are those of the training from its first batches on.
+
+    Torch begins with a mean of 0 and a variance of 1, of which a third is left after ten batches. What an encoder gives
+    has a variance of a thousandth, or of a millionth if nothing was learned before, so a head that had trained for a
+    few steps answered as if by chance in evaluation. Here the n-th batch has a share of 2 / (n + 1), until that is
+    `momentum`: the first one replaces what was there, and the later a batch, the more it counts, for the features move
+    while the weights do. In training, and after many batches, it is torch's.
+
+    What remains: statistics follow features that move, so they lag while the learning rate is high. One cycle ends
+    with a low one.
+    """
+
+    @override
+    def forward(self, input: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
+        if not self.training:
+            return super().forward(input)
+        mean, variance, count = self.running_mean, self.running_var, self.num_batches_tracked
+        assert mean is not None and variance is not None and count is not None and self.momentum is not None
+        with torch.no_grad():
+            count += 1
+            share = (2 / (count + 1)).clamp(min=self.momentum).to(mean.dtype)
+            of_batch = torch.var_mean(input.to(mean.dtype), 0)
+            variance.lerp_(of_batch[0], share)
+            mean.lerp_(of_batch[1], share)
+        return F.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
 
 @final
@@ -86,8 +116,7 @@ class TextClassifier(nn.Module):
         """
         if self.training and len(tokens) == 1:
             raise ConfigError(
-                "a batch of one text has no spread for the head's BatchNorm to train with; leave it out "
-                "(drop_last=True) or choose another batch size"
+                "a batch of one text has no spread for the head's BatchNorm to train with; choose another batch size"
             )
         lengths = lengths.clamp(min=1)
         num = -(-tokens.shape[1] // self.bptt)
@@ -143,11 +172,15 @@ def pool(output: Float[Tensor, "batch time embed"], real: Bool[Tensor, "batch ti
     """The largest and the summed outputs over the real tokens of a chunk and of all chunks before it.
 
     Neither keeps a copy of the chunk for its gradient: a maximum by its places, and a sum as a product with the mask.
+    The sum is float32 also where autocast would make it bfloat16: a mean over a text is small beside the rounding of
+    its sum.
 
     Source: SPEC R22.
     """
     largest = output.masked_fill(~real.unsqueeze(2), -torch.inf).max(1).values
-    total = (real.unsqueeze(1).to(output.dtype) @ output).squeeze(1)
+    with torch.autocast(output.device.type, enabled=False):
+        wide = output.to(torch.promote_types(output.dtype, torch.float32))
+        total = (real.unsqueeze(1).to(wide.dtype) @ wide).squeeze(1)
     if before is None:
         return Pooled(largest, total)
     return Pooled(torch.maximum(before.largest, largest), before.total + total)
@@ -182,4 +215,4 @@ def end_together(
 
 def _norm_drop_linear(num_in: int, num_out: int, p: float) -> list[nn.Module]:
     """Source: SPEC R24."""
-    return [nn.BatchNorm1d(num_in), nn.Dropout(check_probability(p, "head's")), nn.Linear(num_in, num_out)]
+    return [HeadNorm(num_in), nn.Dropout(check_probability(p, "head's")), nn.Linear(num_in, num_out)]

@@ -45,4 +45,9 @@ class Corpus:
     @property
     def paths(self) -> Sequence[Path]:
         """Where each text is, in form: a text within a file has the path of a file in a folder."""
-        return self.files if len(self.files) == len(self.names) else [self.root / name for name in self.names]
+        return self.files if self.in_files else [self.root / name for name in self.names]
+
+    @property
+    def in_files(self) -> bool:
+        """Whether each text is a file of its own."""
+        return bool(self.names) and self.files[:1] == (self.root / self.names[0],)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -16,10 +15,10 @@ from etude.data.items import Label
 from etude.data.loaders import DataLoaders
 from etude.data.vocab import Vocab
 from etude.errors import ConfigError, LoadError
-from etude.text.batching import BucketLoader, StreamLoader
+from etude.text.batching import BucketLoader, StreamLoader, stream_to_measure
 from etude.text.corpus import Corpus
+from etude.text.dealing import refuse_fractions
 from etude.text.reader import TextReader, tokenizer_of
-from etude.text.rules import rules_hash
 from etude.text.samples import TextSet, sides_of, text_set
 from etude.text.sources import Folder, find, of_memory
 from etude.text.special import PAD, UNK
@@ -71,7 +70,8 @@ def load(
         path: where the texts are.
         texts: instead of a path: strings, or pairs (text, label).
         labels: where labels come from: "parent" (the folder that a text lies in), "top" (the first folder), a regular
-            expression with one group for the file's name, a function of (file, folder); of a table the column.
+            expression with one group for the file's name, a function of (file, folder); of a table the column. "auto"
+            is the column "label" of a table, else "parent".
         text_column: of a table, the column of texts; None finds it.
         valid: the share of texts held out, drawn by a hash of (split seed, name); None takes those that the layout
             holds out, and for a language model 0.1 where it holds out none.
@@ -82,7 +82,8 @@ def load(
         tokenizer: "words", "spacy", or one that was made; None takes that of `vocab`, else "words".
         max_vocab: the largest vocabulary, special tokens included.
         min_freq: how often a token of the vocabulary must come; those that come once say little, and xxunk needs some.
-        batch_size: rows of a language model's stream, or texts of a classifier's step; validation takes twice as many.
+        batch_size: rows of a language model's stream, or texts of a classifier's step, of which validation takes twice
+            as many; a language model is measured on one stream whatever they are, see `stream_to_measure`.
         bptt: tokens of a language model's window.
         variable_bptt: vary the window; see `etude.text.dealing.Stream`.
         max_length: of a classifier, cut longer texts after so many tokens; None keeps all.
@@ -96,12 +97,13 @@ def load(
 
     Source: SPEC P1, P7, B1-B9.
     """
+    refuse_fractions(batch_size=batch_size, bptt=bptt, max_length=max_length, max_vocab=max_vocab, min_freq=min_freq)
     numbering = _numbering(vocab, tokenizer, max_vocab, min_freq)
     dealing = _Dealing(batch_size, bptt, variable_bptt, max_length, backward, seed, rank, world_size)
-    corpus = _corpus(path, texts, labels, text_column, numbering.vocab, progress=progress)
+    corpus = _corpus(path, texts, labels, text_column, progress=progress)
     dealing.refuse(labeled=corpus.labels is not None)
     sides, told = sides_of(corpus, valid=valid, fold=fold, seed=seed if split_seed is None else split_seed)
-    found = _set(corpus, sides, numbering, told=told, progress=progress)
+    found = _set(corpus, sides, numbering, told=told, max_length=max_length, progress=progress)
     return _bundle(found, dealing)
 
 
@@ -137,14 +139,14 @@ def labeled(
         DataError: naming the folder, file, column, line or label that cannot be used.
     """
     numbering = Numbering(tokenizer=read.tokenizer, vocab=read.vocab)
-    corpus = _corpus(path, None, labels, text_column, read.vocab, progress=progress)
+    corpus = _corpus(path, None, labels, text_column, progress=progress)
     told = ""
     if corpus.sides is None and valid is None and fold is None:
         sides: list[bool | None] = [True] * len(corpus.names)
     else:
         sides, told = sides_of(corpus, valid=valid, fold=fold, seed=seed)
     only = [True if side else None for side in sides]
-    found = _set(corpus, only, numbering, classes=vocab, told=told, progress=progress)
+    found = _set(corpus, only, numbering, classes=vocab, told=told, max_length=read.max_length, progress=progress)
     assert found.targets is not None
     return found, BucketLoader(
         found.store,
@@ -196,27 +198,23 @@ def _bundle(found: TextSet, dealing: _Dealing) -> DataLoaders:
 
 
 def _streams(found: TextSet, dealing: _Dealing) -> tuple[StreamLoader, StreamLoader]:
-    num, size, bptt, seed, world = (
-        found.store.shapes,
-        dealing.batch_size,
-        dealing.bptt,
-        dealing.seed,
-        dealing.world_size,
-    )
-    stream = partial(
-        StreamLoader,
+    ways: dict[str, Any] = {
+        "backward": dealing.backward,
+        "rank": dealing.rank,
+        "world_size": dealing.world_size,
+        "vocab": found.tokens,
+    }
+    train = StreamLoader(
         found.store,
-        bptt=bptt,
-        backward=dealing.backward,
-        seed=seed,
-        rank=dealing.rank,
-        world_size=world,
-        vocab=found.tokens,
+        found.train,
+        batch_size=dealing.batch_size,
+        bptt=dealing.bptt,
+        shuffle=True,
+        variable=dealing.variable_bptt,
+        seed=dealing.seed,
+        **ways,
     )
-    train = stream(found.train, batch_size=size, shuffle=True, variable=dealing.variable_bptt)
-    # of few tokens fewer rows, each of one window at least
-    rows = max(int(num[found.valid].sum()) // (bptt * world), 1)
-    return train, stream(found.valid, batch_size=min(2 * size, rows))
+    return train, stream_to_measure(found.store, found.valid, **ways)
 
 
 def _buckets(found: TextSet, dealing: _Dealing) -> tuple[BucketLoader, BucketLoader]:
@@ -243,6 +241,7 @@ def _set(
     *,
     classes: Vocab | None = None,
     told: str,
+    max_length: int | None,
     progress: bool,
 ) -> TextSet:
     """The texts as numbers, and told of."""
@@ -250,7 +249,7 @@ def _set(
         print(f"{len(corpus.names):,} texts ({corpus.description}) in {corpus.root}", flush=True)
     with progress_bar(enabled=progress) as bar:
         say = print if progress else (lambda line: None)
-        found = text_set(corpus, sides, numbering, vocab=classes, told=told, report=bar, say=say)
+        found = text_set(corpus, sides, numbering, vocab=classes, told=told, max_length=max_length, report=bar, say=say)
     if progress:
         for line in found.summary():
             print(line, flush=True)
@@ -262,11 +261,10 @@ def _corpus(
     texts: Iterable[Any] | None,
     labels: str | Label | None,
     text_column: str | None,
-    vocab: Vocab | None,
     *,
     progress: bool,
 ) -> Corpus:
-    """The texts that were asked for, with a note where their vocabulary was made by other rules."""
+    """The texts that were asked for."""
     if (path is None) == (texts is None):
         raise ConfigError("give a path (a folder, file, archive or known data set), or texts=")
     if path is not None:
@@ -275,11 +273,7 @@ def _corpus(
         raise ConfigError("labels and text_column are of files; texts= holds pairs (text, label) where it has labels")
     else:
         corpus = of_memory(texts or ())
-    rules = None if vocab is None else (vocab.made_by or {}).get("rules")
-    if rules is None or rules == rules_hash():
-        return corpus
-    odd = "the vocabulary was made by the rules of another version of etude, so some tokens may be unknown to it"
-    return replace(corpus, notes=(*corpus.notes, odd))
+    return corpus
 
 
 def tokens_in(source: Tokens) -> Vocab:

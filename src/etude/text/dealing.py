@@ -23,6 +23,17 @@ _SPREAD, _SHORTEST, _HALF_SHARE = 5.0, 5, 0.05
 """Of variable windows: the deviation and the least number of tokens, and how often half the window is taken."""
 
 
+def refuse_fractions(**settings: int | None) -> None:
+    """Refuse what counts something and is no whole number of at least 1; None is left to others.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    for name, value in settings.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise ConfigError(f"{name} must be a whole number, at least 1; got {value!r:.40}")
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Stream:

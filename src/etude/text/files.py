@@ -48,8 +48,9 @@ def _others(folder: Path) -> str:
 def of_folder(base: Path, label: str | Label | None) -> Corpus:
     """The texts below a folder: all of them, or with labels those that have one.
 
-    With labels, `train/CLASS` beside `valid/CLASS` (or val, validation, test) are the sides of a split; texts of other
-    folders, and of folders called unsup or unlabeled, are left out. So are files beside class folders: lists and notes.
+    `train/CLASS` beside `valid/CLASS` (or val, validation, test) are the sides of a split. With labels, texts of other
+    folders, and of folders called unsup or unlabeled, are left out; without, they train. So no text trains a language
+    model that is held out of the classifier on it. Files beside class folders are left out: lists and notes.
 
     Args:
         base: the folder.
@@ -102,11 +103,11 @@ class _Layout:
     @property
     def description(self) -> str:
         """The layout in words."""
-        if self.label is None:
-            return "text files"
         kind = "CLASS folders" if self.label in ("parent", "top") else "text files"
         if self.train is None:
             return kind
+        if self.label is None:
+            return f"{kind}, {self.held} held out" if self.held else kind
         return f"{kind} in {self.train}{f' and {self.held}' if self.held else ''}"
 
     def why_not(self, parts: Sequence[str]) -> str:
@@ -119,11 +120,12 @@ class _Layout:
             return f"outside {self.train}{f' and {self.held}' if self.held else ''}"
         return ""
 
-    def sides(self, names: Sequence[str]) -> tuple[bool, ...] | None:
-        """True for validation, where the folders tell; without labels all texts are alike."""
-        if self.label is None or self.train is None or self.held is None:
+    def sides(self, names: Sequence[str]) -> tuple[bool | None, ...] | None:
+        """True for validation, where the folders tell; None for a second folder that is held out, as test is."""
+        if self.train is None or self.held is None:
             return None
-        return tuple(name.split("/")[0] == self.held for name in names)
+        of_top = dict.fromkeys(self.splits, None) | {self.train: False, self.held: True}
+        return tuple(of_top.get(name.split("/")[0], False) for name in names)
 
 
 def _labels(files: Sequence[Path], base: Path, label: str | Label, splits: Sequence[str]) -> Iterator[str]:

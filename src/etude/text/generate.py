@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
     from etude.training.learner import Learner
 
-_NEVER: Final = (UNK, PAD)
-"""What a model is not to say."""
+_FILLER: Final = re.compile(r"xxfill\d+")
+"""What only rounds the size of a vocabulary."""
 
 
 def generate(
@@ -43,21 +45,18 @@ def generate(
         seed: the same seed writes the same text.
 
     Raises:
-        ConfigError: the learner's model is no language model, or a setting is out of its range.
+        ConfigError: the learner's model is no language model, or a setting is out of its range or of another type.
     """
     model, read = learner.model, learner.data.read
     if not isinstance(model, LanguageModel) or not isinstance(read, TextReader):
         raise ConfigError(f"only a language model of etude.text writes text, this learner has a {type(model).__name__}")
-    if not temperature > 0 or num_tokens < 0 or (top_k is not None and top_k < 1):
-        raise ConfigError(
-            "temperature must be positive, num_tokens 0 or more and top_k at least 1, got "
-            f"temperature={temperature}, num_tokens={num_tokens}, top_k={top_k}"
-        )
+    _check(num_tokens, temperature, top_k)
     # tokens in the order in which the model reads them
     tokens = tokenize(prompt, read.tokenizer)
-    tokens, end = (tokens[:0:-1], BOS) if read.backward else (tokens[:-1], EOS)
+    tokens, begin, end = (tokens[:0:-1], EOS, BOS) if read.backward else (tokens[:-1], BOS, EOS)
     vocab = read.vocab
-    never = torch.tensor([vocab.number(name) for name in (*_NEVER, end)])
+    names = [UNK, PAD, begin, *filter(_FILLER.fullmatch, vocab)]
+    never = torch.tensor([vocab.number(name) for name in (*names, end)])
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad(), learner.evaluating():
         known = [token if vocab.get(token) is not None else UNK for token in tokens]
@@ -66,7 +65,7 @@ def generate(
         for _ in range(num_tokens):
             scores, state = model.step(new, state)
             number = _sample(scores[0].cpu().double().index_fill(0, never, -torch.inf), temperature, top_k, generator)
-            never = never[: len(_NEVER)]
+            never = never[: len(names)]
             tokens.append(vocab[number])
             if tokens[-1] == end:
                 break
@@ -74,10 +73,25 @@ def generate(
     return read.tokenizer.text(tokens[::-1] if read.backward else tokens)
 
 
+def _check(num_tokens: object, temperature: object, top_k: object) -> None:
+    """Refuse what cannot be meant; raises `ConfigError`."""
+    is_warm = isinstance(temperature, int | float) and 0 < temperature < math.inf
+    if not is_warm or not _is_whole(num_tokens, 0) or not (top_k is None or _is_whole(top_k, 1)):
+        raise ConfigError(
+            "temperature must be positive, num_tokens a whole number from 0 on and top_k one from 1 on or None, got "
+            f"temperature={temperature!r}, num_tokens={num_tokens!r}, top_k={top_k!r}"
+        )
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def _sample(scores: Float[Tensor, "word"], temperature: float, top_k: int | None, generator: torch.Generator) -> int:
     """A word by its score, on the CPU: the same on every device for the same scores."""
     numbers = torch.arange(len(scores))
     if top_k is not None:
         scores, numbers = scores.topk(min(top_k, len(scores)))
-    chosen = torch.multinomial((scores / temperature).softmax(0), 1, generator=generator)
+    # from the highest on, so that no temperature is too low for a number
+    chosen = torch.multinomial(((scores - scores.max()) / temperature).softmax(0), 1, generator=generator)
     return int(numbers[chosen])

@@ -64,6 +64,9 @@ def scores(hidden: Float[Tensor, "*place embed"], output: LMOutput) -> Float[Ten
 class LanguageModel(nn.Module):
     """Predicts the next token at every place of a stream of text.
 
+    The carried state differs from one process to the next, so `DistributedDataParallel` must leave buffers alone:
+    `broadcast_buffers=False`.
+
     Args:
         encoder: reads the tokens.
         decoder: from its output to words; None ties it to the encoder's word vectors.

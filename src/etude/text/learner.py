@@ -187,6 +187,9 @@ def classifier(
 def text_adam() -> OptimizerFactory:
     """Adam as the notes train texts with it: without weight decay.
 
+    Its first beta holds for a `fit` without a schedule. One cycle sets its own, 0.95 to 0.85, unless `fit` is given
+    that of the notes, `momentum=(0.8, 0.7)`, as the phases in `etude.training.tuning` are.
+
     Source: SPEC A13, R17.
     """
     return adamw(betas=(0.8, 0.99), eps=1e-5, weight_decay=0.0)

@@ -7,7 +7,8 @@ is done on rows, and numpy writes the numbers of the tokens once the vocabulary 
 
 Not every rule sees one chunk only. A text takes the readable way (`tokenize`) instead if
 
-- a word repetition may reach over several chunks: three times the same chunk, chunks without a word between them aside;
+- a word repetition reaches over several chunks. It is looked for where two chunks are the same, those without a word
+  between them aside, for of four words with the same characters behind each the second and third are such chunks;
 - blanks that are no spaces, such as tabs, go on over the border between two chunks.
 
 Source: SPEC P3, P4, P7.
@@ -25,7 +26,7 @@ import numpy as np
 
 from etude.errors import ConfigError
 from etude.text.rows import BLANK_BEFORE, BLANK_BEHIND, LINES, SPACE_BEFORE, WORD, Rows
-from etude.text.rules import fixup_text, rm_useless_spaces, sub_br
+from etude.text.rules import fixup_text, repeats_a_word, rm_useless_spaces, sub_br
 from etude.text.special import UNK
 from etude.text.tokenize import made_by, tokenize
 from etude.text.tokenizers import Tokenizer
@@ -42,7 +43,8 @@ _BLOCK_TEXTS: Final = 512
 _BLOCK_CHARS: Final = 4_000_000
 """Texts are worked on in blocks of so many texts or characters, whichever comes first."""
 _MOST_CHUNKS: Final = 2_000_000
-"""When more chunks are known, all are forgotten, so that memory is bounded; about 300 bytes each."""
+"""When more chunks are known, all are forgotten, about 300 bytes each. What stays is the tokens that came and a row for
+each chunk, in arrays, and the row numbers of the texts."""
 
 _LINES_OR_CHUNK: Final = re.compile(r"\n[ \n]*|[^ \n]+")
 
@@ -122,6 +124,13 @@ class Numericalizer:
         counts = zip(numbers, per_token.astype(np.int64).tolist(), strict=True)
         return {token: count for token, count in counts if count}
 
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens all texts have."""
+        self._work()
+        lengths = np.diff(self._row_tokens()[1])
+        return sum(int(lengths[block.rows].sum()) for block in self._blocks)
+
     def vocab(self, *, max_vocab: int = 60_000, min_freq: int = 2, multiple_of: int = 1) -> Vocab:
         """The vocabulary of the texts that count; see `build_vocab`."""
         return build_vocab(
@@ -184,22 +193,28 @@ class Numericalizer:
         for i in np.flatnonzero(notes[1:] & SPACE_BEFORE).tolist():
             rows[i] = self._rows.spaced.get(rows[i], rows[i])
         kept = np.ones(len(rows), np.bool_)
-        for i in np.unique(np.searchsorted(ends, self._odd(rows, notes), "right")).tolist():
+        for i in self._odd(rows, notes, ends):
             begin = ends[i] - sizes[i]
             rows[begin : begin + 2] = self._rows.first, self._whole(self._waiting[i])
             kept[begin + 2 : ends[i] - 1] = False
             sizes[i] = 3
         return rows[kept], sizes
 
-    def _odd(self, rows: Int32s, notes: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Int64s:
-        """The places at which a text must take the readable way."""
+    def _odd(self, rows: Int32s, notes: np.ndarray[tuple[int], np.dtype[np.uint8]], ends: Int64s) -> list[int]:
+        """The texts that must take the readable way."""
         words = np.flatnonzero(notes & WORD)
-        chunks = rows[words]
-        repeated = (chunks[2:] == chunks[1:-1]) & (chunks[1:-1] == chunks[:-2])
+        same = words[1:][rows[words[1:]] == rows[words[:-1]]]
+        repeated = [i for i in _texts_at(same, ends) if repeats_a_word(fixup_text(sub_br(self._waiting[i])))]
         # blanks that go on behind the space or line break between two chunks, or a space that is not there
         blanks = (notes[:-1] & (BLANK_BEHIND | LINES) > 0) & (notes[1:] & BLANK_BEFORE > 0)
         blanks |= (notes[:-1] & BLANK_BEHIND > 0) & ((rows[1:] == self._rows.last) | (rows[1:] == self._rows.empty))
-        return np.concatenate((np.flatnonzero(blanks), words[2:][repeated]))
+        return sorted({*_texts_at(np.flatnonzero(blanks), ends), *repeated})
+
+
+def _texts_at(places: Int64s, ends: Int64s) -> list[int]:
+    """The texts that some rows are of."""
+    found: list[int] = np.unique(np.searchsorted(ends, places, "right")).tolist()
+    return found
 
 
 def _chunks(text: str) -> list[str]:

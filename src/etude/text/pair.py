@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from etude.errors import ConfigError
+from etude.text.batching import BucketLoader
 from etude.text.reader import TextReader
 from etude.training.learner import Learner
 from etude.training.predict import Prediction, Predictions
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 def pair(forward: Learner, backward: Learner) -> Pair:
@@ -51,22 +58,48 @@ class Pair:
             items: one text or file, or several, as `Learner.predict` takes them; None for the validation data.
 
         Raises:
-            ConfigError: the validation data of the two have other targets.
+            ConfigError: the validation texts of the two are not the same.
         """
+        if items is None:
+            self._check_texts()
         items = list(items) if isinstance(items, Iterator) else items
         one, other = self.forward.predict(items), self.backward.predict(items)
         if isinstance(one, Prediction):
             output = (one.output + other.output) / 2
             return Predictions(output.unsqueeze(0), None, self.forward.data.vocab, probable=True)[0]
-        if one.targets is not None and not torch.equal(one.targets, other.targets):
-            raise ConfigError("the two were given other validation texts; load both from the same ones, with one seed")
         return replace(one, output=(one.output + other.output) / 2)  # type: ignore[no-any-return]  # it is one or other
 
     def evaluate(self) -> dict[str, float]:
         """Cross entropy (as "loss") and accuracy of the two together on the validation data."""
-        together = self.predict()
-        assert isinstance(together, Predictions)
-        if together.targets is None:
-            raise ConfigError("there are no true classes to compare with")
-        of_true = together.output.double().gather(1, together.targets.unsqueeze(1))
-        return {"loss": -of_true.log().mean().item(), "accuracy": together.num_right / len(together)}
+        targets = self._check_texts()
+        # the mean of the probabilities, in logarithms: one that float32 rounds to 0 would make the loss infinite
+        log_probs = torch.logaddexp(_log_probs(self.forward), _log_probs(self.backward)) - math.log(2)
+        right = log_probs.argmax(1) == targets
+        return {"loss": F.nll_loss(log_probs, targets).item(), "accuracy": right.double().mean().item()}
+
+    def _check_texts(self) -> Int[Tensor, "text"]:
+        """The classes of the validation texts; raises `ConfigError` unless both learners have the same ones."""
+        one, other = self.forward.data.valid, self.backward.data.valid
+        if not isinstance(one, BucketLoader) or not isinstance(other, BucketLoader):
+            raise ConfigError("there are no validation texts; load both sides with valid=")
+        same = one.names == other.names and torch.equal(one.targets, other.targets)
+        words = [learner.data.read.vocab for learner in (self.forward, self.backward)]
+        if same and words[0] == words[1] and one.store.checks is not None and other.store.checks is not None:
+            # texts that were given as such have numbers for names
+            same = torch.equal(one.store.checks[one.rows], other.store.checks[other.rows])
+        if not same:
+            raise ConfigError("the two were given other validation texts; load both from the same ones, with one seed")
+        return one.targets
+
+
+def _log_probs(learner: Learner) -> Float[Tensor, "text class"]:
+    """Of the validation texts in the order of the data, in float64; they are read longest first."""
+    assert learner.data.valid is not None
+    found: list[Tensor] = []
+    places: list[Tensor] = []
+    with learner.evaluating():
+        for batch in learner.data.valid.batches(0, learner.device):
+            assert batch.indices is not None
+            found.append(learner.preds(batch).detach().cpu().double().log_softmax(1))
+            places.append(batch.indices.cpu())
+    return torch.cat(found)[torch.cat(places).argsort()]

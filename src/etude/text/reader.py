@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -19,7 +20,7 @@ from etude.text.batching import pad_texts
 from etude.text.files import find_texts
 from etude.text.reading import clean, read_text
 from etude.text.special import PAD, UNK
-from etude.text.tokenize import tokenize
+from etude.text.tokenize import changed_since, tokenize
 from etude.text.tokenizers import Tokenizer, make_tokenizer
 from etude.types import Inputs
 
@@ -50,6 +51,8 @@ class TextReader:
         backward: from the last token to the first, for a model that reads so.
         max_length: longer texts are cut after so many tokens; None keeps all.
 
+    Where rules or tokenizer are others than those that made the vocabulary, a `UserWarning` says so.
+
     Raises:
         ConfigError: the vocabulary has no special tokens, so it is none of tokens, or asks for what is not installed.
 
@@ -62,6 +65,12 @@ class TextReader:
         self.vocab, self.backward, self.max_length = vocab, backward, max_length
         self.tokenizer = tokenizer_of(vocab)
         self._unknown = vocab.number(UNK)
+        if changed := changed_since(vocab.made_by or {}, self.tokenizer):
+            warnings.warn(
+                f"the vocabulary was made with another {changed}, of another version, so texts are read otherwise than "
+                "the model learned them. Use the versions that made it, or train anew.",
+                stacklevel=2,
+            )
 
     def config(self) -> dict[str, Json]:
         """What `from_config` builds it again from."""
@@ -97,6 +106,11 @@ class TextReader:
         if isinstance(item, Tensor):
             if item.ndim != 1 or item.is_floating_point():
                 raise DataError(f"expected a text, or its ids (time); got a tensor {tuple(item.shape)} of {item.dtype}")
+            if not len(item) or item.min() < 0 or item.max() >= len(self.vocab):
+                lowest_highest = (int(item.min()), int(item.max())) if len(item) else "none"
+                raise DataError(
+                    f"ids of a text are from 0 to {len(self.vocab) - 1}, one at least; got {lowest_highest}"
+                )
             return item.long()
         if isinstance(item, str):
             text = clean(item).text

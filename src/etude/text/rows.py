@@ -73,8 +73,9 @@ class Rows(dict[str, int]):
         self.forget()
 
     def forget(self) -> None:
-        """Forget which chunk has which row; the rows stay."""
+        """Forget which chunk has which row, and what the tokenizer returned; rows and the tokens' numbers stay."""
         self.clear()
+        self.words.clear()
         self[""] = self.empty
 
     def add(self, words: Iterable[str], notes: int = 0) -> int:

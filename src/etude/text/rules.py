@@ -24,6 +24,8 @@ _REPEATED_CHAR: Final = re.compile(r"(\S)\1{3,}")
 _REPEATED_WORD: Final = re.compile(r"\b((\w++)\W++)\1{3,}")
 _SPACED: Final = re.compile(r"([/#])")
 _SPACES: Final = re.compile(r" {2,}")
+_NUMBERED: Final = re.compile(r"&#(?=[0-9])0*+([0-9]{0,8})[0-9]*+")
+"""A character of HTML by its number. No number of more digits is a character, and Python converts no very long one."""
 
 _FIXES: Final = (
     ("#39;", "'"),
@@ -59,6 +61,8 @@ def fixup_text(text: str) -> str:
     """
     for old, new in _FIXES:
         text = text.replace(old, new)
+    if "&#" in text:
+        text = _NUMBERED.sub(lambda found: f"&#{found[1] or 0}", text)
     return rm_useless_spaces(html.unescape(text))
 
 
@@ -69,6 +73,15 @@ def replace_rep(text: str) -> str:
     'good xxrep 5 !  ccc'
     """
     return _REPEATED_CHAR.sub(lambda found: f" {REP} {len(found[0])} {found[1]} ", text)
+
+
+def repeats_a_word(text: str) -> bool:
+    """Whether `replace_wrep` finds anything, once the rules before it have been applied.
+
+    >>> repeats_a_word("no no no no!!!!"), repeats_a_word("no no no no!")
+    (True, False)
+    """
+    return _REPEATED_WORD.search(replace_rep(text)) is not None
 
 
 def replace_wrep(text: str) -> str:
@@ -154,10 +167,13 @@ CAPS_RULES: Final[tuple[TokenRule, ...]] = (replace_all_caps, deal_caps)
 POST_RULES: Final[tuple[TokenRule, ...]] = (*CAPS_RULES, add_bos_eos)
 """What is done to the tokens, in this order."""
 
-_PROBE: Final = (
+PROBE: Final = (
     'It#39;s <BR/> a<br />b &lt;i&gt; \\n \\" <unk> 1 @.@ 5 @-@ 6 \\ amp; #146; nbsp; #36; quot;  '
-    "aaa aaaa!!!!! 10000 no no no no no no, no, no, no, he/she #1 AM I Ok? McCoy A ÉTÉ Été"
+    "aaa aaaa!!!!! 10000 no no no no no no, no, no, no, he/she #1 AM I Ok? McCoy A ÉTÉ Été "
+    "< br > <br clear=all> </br> <Br  / > <brx> <br\n> <b> a\tb &eacute &copy; &#x27; &#000065; &#99999999999; &#233 "
+    "a   b  aaa aaaa\n\n\n\nyes-yes-yes-yes- no\nno\nno\nno\n so so so so.... X XX Xx xX İ ß ǅa iPod U.S. 1A A1"
 )
+"""A text with something for each rule to do; what is done to it tells one version from another."""
 
 
 def rules_hash() -> str:
@@ -168,7 +184,7 @@ def rules_hash() -> str:
     Source: SPEC P8.
     """
     steps: list[object] = []
-    text, tokens = _PROBE, _PROBE.split()
+    text, tokens = PROBE, PROBE.split()
     for text_rule in PRE_RULES:
         text = text_rule(text)
         steps.append((text_rule.__name__, text))

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from numbers import Number
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -17,7 +18,7 @@ from etude.errors import ConfigError, DataError
 from etude.text.corpus import Corpus
 from etude.text.files import of_folder, text_files
 from etude.text.reading import Plain, clean, open_text
-from etude.text.tables import Row, columns_of, is_table, rows_of
+from etude.text.tables import Row, columns_of, is_table, label_of, rows_of
 from etude.text.wikitext import texts_of
 from etude.training.display import progress_bar
 
@@ -38,16 +39,18 @@ def find(path: Folder, *, label: str | Label | None, text_column: str | None = N
 
     Args:
         path: where.
-        label: where labels come from; see `text.load`. None reads none.
+        label: where labels come from; see `text.load`. "auto" is the column "label" of a table, and "parent" of files;
+            None reads none.
         text_column: the column of a table that holds the texts; None finds it.
         progress: show bars.
 
     Raises:
         DataError: naming the folder, file, column or line that cannot be used.
     """
+    of_table, of_text = ("label", "parent") if label == "auto" else (label, label)
     place = Path(path).expanduser()
     if place.is_file() and is_long_file(place):
-        return of_files([place], place.parent, None, label=label, text_column=text_column)
+        return of_files([place], place.parent, None, label=of_table, text_column=text_column)
     with progress_bar(enabled=progress) as bar:
         base = _unwrapped(
             fetch.resolve(
@@ -62,16 +65,16 @@ def find(path: Folder, *, label: str | Label | None, text_column: str | None = N
     if "train" in sides:
         held = next((name for name in VALID_NAMES if name in sides), None)
         files = [sides["train"], *([sides[held]] if held else [])]
-        return of_files(files, base, [False, True][: len(files)], label=label, text_column=text_column)
+        return of_files(files, base, [False, True][: len(files)], label=of_table, text_column=text_column)
     tables = [path for path in inside if is_table(path)]
     deep = any(path.parent != base for path in text_files(base))
     if len(tables) > 1 and not deep:
         raise DataError(f"{base} holds several tables ({[path.name for path in tables[:5]]}); name one of them")
     if tables and not deep:
-        return of_files(tables, base, None, label=label, text_column=text_column)
+        return of_files(tables, base, None, label=of_table, text_column=text_column)
     if text_column is not None:
         raise ConfigError(f"text_column={text_column!r} names a column of a table, and {base} holds files of texts")
-    return of_folder(base, label)
+    return of_folder(base, of_text)
 
 
 def _unwrapped(root: Path) -> Path:
@@ -170,7 +173,7 @@ def _with_validation(sides: Sequence[bool | None]) -> tuple[bool | None, ...] | 
 
 
 def of_memory(texts: Iterable[Any]) -> Corpus:
-    """Strings, or pairs of a string and its label.
+    """Strings, or pairs of a string and its label; 1 and "1" are the same label.
 
     Raises:
         DataError: something else, with its position.
@@ -180,14 +183,19 @@ def of_memory(texts: Iterable[Any]) -> Corpus:
     found = list(texts)
     labeled = bool(found) and not isinstance(found[0], str)
     for i, item in enumerate(found):
-        pair = isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, str) for part in item)
+        pair = (
+            isinstance(item, tuple | list)
+            and len(item) == 2
+            and isinstance(item[0], str)
+            and isinstance(item[1], str | Number)
+        )
         if not (pair if labeled else isinstance(item, str)):
-            expected = "a pair (text, label)" if labeled else "a text"
+            expected = "a pair of a text and a label, a string or a number," if labeled else "a text"
             raise DataError(f"text {i} is {item!r:.60}, a {type(item).__name__}; expected {expected} as the others are")
     strings = [item[0] for item in found] if labeled else found
 
     def stream(wanted: Sequence[int]) -> Iterator[Plain | BadFile]:
         return (clean(strings[i]) for i in wanted)
 
-    labels = tuple(item[1] for item in found) if labeled else None
+    labels = tuple(label_of(item[1]) for item in found) if labeled else None
     return Corpus(Path(), tuple(str(i) for i in range(len(found))), stream, "texts in memory", labels=labels)

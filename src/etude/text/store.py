@@ -27,10 +27,12 @@ from etude.errors import DataError, LoadError
 from etude.text.corpus import Corpus
 from etude.text.numericalize import Numericalizer
 from etude.text.tokenize import made_by
-from etude.text.tokenizers import Tokenizer
+from etude.text.tokenizers import Tokenizer, versions_of
 from etude.types import Json
 
 _VOCAB: Final = "vocab.json"
+_BYTES: Final = 4
+"""Of the number of a token."""
 _READING: Final = 1
 """Another number when files are read or cut into texts in another way: their old stores are of no use then."""
 
@@ -56,7 +58,7 @@ class Numbering:
 
     def config(self) -> dict[str, Json]:
         """All that the numbers depend on, besides the texts."""
-        made = made_by(self.tokenizer)
+        made = {**made_by(self.tokenizer), "versions": versions_of(self.tokenizer)}
         if self.vocab is not None:
             return {**made, "vocab": digest_of(self.vocab)}
         return {**made, "max_vocab": self.max_vocab, "min_freq": self.min_freq, "multiple_of": self.multiple_of}
@@ -110,7 +112,7 @@ def tokens_of(
 
     def make(part: Path) -> None:
         work = _Work(corpus, rows, counted, numbering, report)
-        cache.check_space(part.parent, work.num_chars, "the tokens")
+        cache.check_space(part.parent, _BYTES * work.num_tokens, "the tokens")
         with (part / "values.bin").open("wb") as file:
             for values in work.values():
                 file.write(values.data)
@@ -151,7 +153,6 @@ class _Work:
         self.incidents: list[Incident] = []
         self.lengths: list[int] = []
         self.checks: list[int] = []
-        self.num_chars = 0
         self._numbers = Numericalizer(numbering.tokenizer)
         for done, (row, found) in enumerate(zip(rows, corpus.stream(rows), strict=True), 1):
             name = corpus.names[row]
@@ -160,7 +161,6 @@ class _Work:
                 self.incidents.append(Incident(name, "skipped", why))
             else:
                 self.names.append(name)
-                self.num_chars += len(found.text)
                 self._numbers.add(found.text, counted[done - 1])
                 if found.told:
                     self.incidents.append(Incident(name, "converted", found.told))
@@ -176,6 +176,11 @@ class _Work:
             self.lengths += lengths.tolist()
             self.checks += [checksum(text) for text in np.split(values, np.cumsum(lengths)[:-1])]
             yield values
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all texts."""
+        return self._numbers.num_tokens
 
     @property
     def shapes(self) -> torch.Tensor:

@@ -66,13 +66,18 @@ def columns_of(path: Path, *, text: str | None = None, label: str | None = None)
     def there(asked: str | None, known: Sequence[str]) -> str | None:
         return next((lower[name.lower()] for name in ([asked] if asked else known) if name.lower() in lower), None)
 
-    columns = Columns(there(text, _TEXT) or "", there(label, ()), there(None, _IS_VALID))
+    columns = Columns(there(text, _TEXT) or "", there(label, ()), None)
     has = f"it has {names[:_FEW]}{' and more' if len(names) > _FEW else ''}"
     if not columns.text:
         wanted = f"the column {text!r}" if text else f"a column of texts (one of {', '.join(_TEXT)})"
         raise DataError(f"{path} lacks {wanted}; {has}. Name the one that holds the texts: text_column=")
     if label is not None and columns.label is None:
         raise DataError(f"{path} lacks the column {label!r}; {has}. Name the one that holds the labels: labels=")
+    # a column that was asked for says what it was asked for, whatever it is called
+    others = [name for name in _IS_VALID if lower.get(name) not in (columns.text, columns.label)]
+    columns = columns._replace(is_valid=there(None, others))
+    if repeated := next((name for name in columns if name and names.count(name) > 1), None):
+        raise DataError(f"{path} has {names.count(repeated)} columns called {repeated!r}; call all but one otherwise")
     return columns
 
 
@@ -86,10 +91,10 @@ def rows_of(path: Path, columns: Columns) -> Iterator[Row]:
         text = row.get(columns.text)
         if not isinstance(text, str):
             raise DataError(f"{where}: {columns.text!r} is {_short(text)}; expected a text")
-        label = "" if columns.label is None else _label(row.get(columns.label))
+        label = "" if columns.label is None else label_of(row.get(columns.label))
         if columns.label is not None and not label:
             raise DataError(f"{where}: there is no label in {columns.label!r}; add one, or leave the text out")
-        side = "" if columns.is_valid is None else _label(row.get(columns.is_valid)).lower()
+        side = "" if columns.is_valid is None else label_of(row.get(columns.is_valid)).lower()
         if side not in SIDES:
             known = ", ".join(known for known in SIDES if known)
             raise DataError(
@@ -99,7 +104,7 @@ def rows_of(path: Path, columns: Columns) -> Iterator[Row]:
         yield Row(text, label, SIDES[side])
 
 
-def _label(value: Any) -> str:
+def label_of(value: Any) -> str:
     """A value as the name of a class: 1 and "1" are the same one."""
     return "" if value is None or isinstance(value, dict | list) else str(value).strip()
 
@@ -132,7 +137,7 @@ def _lines(path: Path) -> Iterator[Iterator[str]]:
 def _header(path: Path) -> tuple[str, list[str]]:
     """What stands between the columns, and their names: the cut into most of them."""
     with _lines(path) as lines:
-        first = next(lines, "")
+        first = next((line for line in lines if line.strip("\r\n")), "")
     cuts = [(sign, next(csv.reader([first], delimiter=sign), [])) for sign in _DELIMITERS]
     sign, names = max(cuts, key=lambda cut: len(cut[1]))
     return sign, [name.strip() for name in names]
@@ -154,10 +159,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     with _lines(path) as lines, _any_length():
         table = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
-            next(table, None)
-            for fields in table:
-                if not fields:
-                    continue
+            filled = (fields for fields in table if fields)
+            next(filled, None)
+            for fields in filled:
                 where = f"{path}, line {table.line_num}"
                 if len(fields) != len(names):
                     raise DataError(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
-from etude.text.rules import CAPS_RULES, PRE_RULES, add_bos_eos, rules_hash
+from etude.text.rules import CAPS_RULES, PRE_RULES, PROBE, add_bos_eos, rules_hash
 from etude.text.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -33,6 +36,24 @@ def tokenize(text: str, tokenizer: Tokenizer) -> list[str]:
     return add_bos_eos(tokens)
 
 
+_PROBE: Final = (
+    f"{PROBE} Mr. O'Neill didn't pay $5.50 (really) :-) \"well-known\", e.g. 10km/h; U.K. it's I'm can't we'll y'all "
+    "http://a.bc/d?e=f me@a.bc 1,000.5 3-4 9a.m. 'tis o'clock ... end.Start and/or --this-- C++ #1 50% €5 <3 ( : ) n't"
+)
+
+
 def made_by(tokenizer: Tokenizer) -> dict[str, Json]:
-    """What a vocabulary keeps of how its tokens were made: the tokenizer and the rules."""
-    return {"tokenizer": tokenizer.config(), "rules": rules_hash() if tokenizer.rules else None}
+    """What a vocabulary keeps of how its tokens were made: the tokenizer, what it does to a fixed text, the rules."""
+    cuts = json.dumps(tokenizer.tokens(_PROBE)).encode()
+    return {
+        "tokenizer": tokenizer.config(),
+        "cuts": hashlib.blake2b(cuts, digest_size=8).hexdigest(),
+        "rules": rules_hash() if tokenizer.rules else None,
+    }
+
+
+def changed_since(made: Mapping[str, Any], tokenizer: Tokenizer) -> str:
+    """What is done otherwise than when a vocabulary was made, in words; empty where nothing is, as far as it says."""
+    now = made_by(tokenizer)
+    parts = {"rules": "rules", "cuts": "tokenizer"}
+    return " and ".join(part for key, part in parts.items() if key in made and made[key] != now[key])

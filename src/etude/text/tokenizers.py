@@ -7,6 +7,7 @@ A tokenizer is recorded with the vocabulary it made (`config()`), and `make_toke
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -254,6 +255,13 @@ def encodable(text: str) -> str:
     'a\ufffdb'
     """
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def versions_of(tokenizer: Tokenizer) -> dict[str, Json]:
+    """The versions of the packages that a tokenizer cuts with; none for those of our own."""
+    packages = {"spacy": "spacy", "subwords": "tokenizers"}
+    used = packages.get(str(tokenizer.config().get("name")))
+    return {used: importlib.metadata.version(used)} if used else {}
 
 
 def make_tokenizer(config: str | Mapping[str, Json] | Tokenizer) -> Tokenizer:

@@ -46,10 +46,10 @@ def articles(lines: Iterable[str]) -> Iterator[str]:
 
 
 def parts(lines: Iterable[str], size: int = PART) -> Iterator[str]:
-    """Parts of about `size` characters of a long text, each ending with a line; one line may be longer than that."""
+    """Parts of about `size` characters of a long text, each ending with a line; longer lines are cut behind a space."""
     part: list[str] = []
     length = 0
-    for line in lines:
+    for line in chain.from_iterable(_pieces(line, size) for line in lines):
         part.append(line)
         length += len(line)
         if length >= size:
@@ -57,6 +57,16 @@ def parts(lines: Iterable[str], size: int = PART) -> Iterator[str]:
             part, length = [], 0
     if part:
         yield "".join(part)
+
+
+def _pieces(line: str, size: int) -> Iterator[str]:
+    """A line in pieces of at most `size` characters, cut behind a space where there is one."""
+    start = 0
+    while len(line) - start > size:
+        end = line.rfind(" ", start, start + size) + 1 or start + size
+        yield line[start:end]
+        start = end
+    yield line[start:]
 
 
 def texts_of(lines: Iterable[str]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from etude.data.ahead import read_ahead, reading
 from etude.data.files import find_images
 from etude.data.loaders import Loader, as_loader
+from etude.data.vocab import Vocab
 from etude.errors import ConfigError, DataError
 from etude.losses import BinaryCrossEntropy, FocalLoss, LabelSmoothingCrossEntropy, LossFn
 from etude.training.predictions import Prediction as Prediction
@@ -44,6 +45,9 @@ class _Named(Protocol):
 class ReadsTexts(Protocol):
     """A reader for which a `str` is the text itself; only a `Path` names a file."""
 
+    vocab: Vocab
+    """The tokens that texts are made of."""
+
     def files_in(self, folder: Path) -> list[Path]:
         """The files of texts below a folder, sorted."""
         ...
@@ -60,12 +64,20 @@ def predict(learner: Learner, items: Any = None, views: Views | None = None) -> 
         views: predict several views of each item and take the mean of their probabilities, not of the scores in front
             of the softmax: so each view has one vote, where a large score would outvote the others. A loss that
             defines no probabilities gives the mean of the outputs.
+
+    Raises:
+        ConfigError: the learner's model is a language model.
     """
+    read = learner.data.read
+    if isinstance(read, ReadsTexts) and learner.data.vocab == read.vocab:
+        raise ConfigError(
+            "a language model says the next word, not what a text is: etude.text.generate(learner, prompt) lets it "
+            "write, and learner.evaluate() tells its perplexity"
+        )
     loader = _loader_of(learner, items)
     if loader is not None:
         names = tuple(loader.names) if isinstance(loader, _Named) else ()
         return _of_batches(learner, loader.batches(0, learner.device), views, names)
-    read = learner.data.read
     if isinstance(items, Tensor) and learner.data.collate is None:
         if read is not None and items.dtype != torch.uint8:
             raise DataError(f"expected a batch of uint8 pixels, 0 to 255, got {items.dtype}; preprocessing scales them")

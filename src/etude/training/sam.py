@@ -27,8 +27,9 @@ class SAM:
         climb = rho * gradient / |gradient|        the update follows the gradient at weights + climb
 
     Two passes, so twice the time. Both see the same batch, transformed once (the same pairs of MixUp, also in a hidden
-    layer), and the same dropout: one function is climbed and then descended, not two. Running statistics of norms
-    follow the first pass alone, at weights that exist; so do `loss` and `preds`. The weights are kept and copied back,
+    layer), the same dropout, and the buffers of before, such as the state that a language model carries along: one
+    function is climbed and then descended, not two. Running statistics of norms and that state follow the first pass
+    alone, at weights that exist; so do `loss` and `preds`. The weights are kept and copied back,
     for adding and subtracting is not exact. With `accumulate` each batch climbs from its own gradient, as each
     processor's part of a batch does in the paper.
 
@@ -73,6 +74,7 @@ class SAM:
     def _two_passes(self, learner: Learner, batch: Batch) -> tuple[Tensor, Any]:
         """Add the gradient from above; the loss and predictions are those of where the weights are."""
         weights: list[Tensor] = [weight for weight in learner.model.parameters() if weight.requires_grad]
+        before = {(module, name): buffer.clone() for module, name, buffer in _buffers_of(learner)}
         # the generators go back to where they were, so that the second pass drops the same units
         with torch.random.fork_rng([learner.device] if learner.device.type == "cuda" else []):
             loss, preds = learner.forward(batch)
@@ -81,18 +83,19 @@ class SAM:
         if any(grad.is_sparse for grad in grads):
             raise ConfigError("SAM needs dense gradients; make embeddings with sparse=False")
         buffers = _buffers_of(learner)
-        moved = [*weights, *(buffer for *_, buffer in buffers)]
-        kept = [tensor.detach().clone() for tensor in moved]
+        kept = [weight.detach().clone() for weight in weights]
         try:
+            for module, name, buffer in buffers:
+                # of before the first pass; one that is made anew in each pass has no before
+                module._buffers[name] = before.get((module, name), buffer).clone()
             with torch.no_grad():
                 torch._foreach_add_(weights, self._climb(grads))
             learner.backward(learner.forward(batch)[0])
         finally:
             for module, name, buffer in buffers:
-                # some modules make theirs anew in each pass
                 module._buffers[name] = buffer
             with torch.no_grad():
-                torch._foreach_copy_(moved, kept)
+                torch._foreach_copy_(weights, kept)
         return loss, preds
 
     def _climb(self, grads: Sequence[Tensor]) -> list[Tensor]:

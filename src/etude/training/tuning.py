@@ -128,7 +128,7 @@ def ulmfit_phases(
         num_groups: layer groups of the classifier.
         lr: the head's peak learning rate while it trains alone.
         num_epochs: with everything trainable; None takes the training's own number.
-        freeze_epochs: of each of the two phases before.
+        freeze_epochs: of each of the two phases before; 0 leaves them out.
         pct_start: the share of each phase in which the learning rate goes up.
         momentum: of each phase.
 
@@ -141,6 +141,8 @@ def ulmfit_phases(
         raise ConfigError(f"an embedding, layers and a head are at least 3 layer groups, got {num_groups}")
     halved = tuple(lr / 10 / 2 ** (num_groups - 1 - i) for i in range(num_groups))
     last = TuningPhase(epochs=num_epochs, lr=halved, pct_start=pct_start, momentum=momentum)
+    if not freeze_epochs:
+        return [last]
     head = replace(last, epochs=freeze_epochs, lr=lr, trained=1)
     return [head, replace(head, lr=(*[lr / 4] * (num_groups - 1), lr / 2), trained=2), last]
 

@@ -31,6 +31,26 @@ class DataSet:
     kind: Literal["images", "text"]
 
 
+@dataclass(frozen=True)
+class MadeHere:
+    """Texts that need no download, for they are made of what is on every machine with Python.
+
+    Args:
+        name: what a user types.
+        license: under which terms.
+        description: what it holds, in a line.
+    """
+
+    name: str
+    license: str
+    description: str
+
+
+DOCSTRINGS: Final = MadeHere(
+    "python-docstrings",
+    "PSF License Agreement (Python Software Foundation)",
+    "Documentation strings of Python's own library, some with a topic, to train and to validate",
+)
 _FAST_AI: Final = "https://s3.amazonaws.com/fast-ai-imageclas"
 _IMAGENET: Final = "pictures from ImageNet: research and education, not commercial use"
 _WIKIPEDIA: Final = "CC BY-SA 3.0 (Wikipedia)"
