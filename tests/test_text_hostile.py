@@ -66,7 +66,8 @@ def test_a_text_of_one_character(folder):
 
     assert len(words_of(load(folder), "pos/one.txt")) == 3
     assert len(load(folder).read("x")) == 3
-    assert len(load(folder).read("")) == 2
+    with pytest.raises(DataError, match="an empty text"):
+        load(folder).read("")
 
 
 @pytest.mark.parametrize(

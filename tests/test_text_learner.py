@@ -12,7 +12,7 @@ import torch
 
 import etude
 from etude import text
-from etude.errors import ConfigError
+from etude.errors import ConfigError, DataError
 from etude.text.dropout import Dropouts
 from etude.training import tuning
 from etude.training.optimizer import layer_groups
@@ -142,6 +142,7 @@ def test_the_table_of_gradual_unfreezing():
     ]  # fmt: skip
     # and with the three layers of the full size
     assert [phase.trained for phase in ulmfit_phases(5)] == [1, 2, None]
+    assert ulmfit_phases(4, freeze_epochs=0) == phases[2:]
     with pytest.raises(ConfigError, match="at least 3 layer groups"):
         ulmfit_phases(2)
 
@@ -248,3 +249,15 @@ def test_long_texts_beside_short_ones(trained):
     assert learner.predict([long, TEXTS[1]])[0].probability == pytest.approx(
         learner.predict(long).probability, abs=1e-5
     )
+
+
+def test_a_language_model_does_not_predict(trained):
+    for items in ("a text", ["a text"], None):
+        with pytest.raises(ConfigError, match=r"etude.text.generate\(learner, prompt\).*learner.evaluate\(\)"):
+            trained["lm"].predict(items)
+
+
+@pytest.mark.parametrize("ids", [[], [-1], [2, 10**6]])
+def test_ids_that_are_none_are_refused(trained, ids):
+    with pytest.raises(DataError, match="ids of a text are from 0 to"):
+        trained["classifier"].predict(torch.tensor(ids, dtype=torch.long))

@@ -20,8 +20,17 @@ from etude.errors import ConfigError
 from etude.recipes import predict as recipe
 from etude.recipes.items import items_of
 from etude.recipes.labeled_texts import refuse_unused
+from etude.recipes.text_options import (
+    ClassifierTrainOptions,
+    LabeledTextOptions,
+    LanguageModelTrainOptions,
+    TextOptions,
+)
+from etude.recipes.text_training import TextTraining
+from etude.recipes.texts import told
 from etude.text.batching import stream_to_measure
 from etude.text.data import load
+from run_folders import make_run
 from text_runs import HELD_OUT, classifier, language_model, save_reviews, save_run
 from tiny_texts import reviews
 
@@ -117,7 +126,9 @@ def test_what_cannot_be_read_has_a_row_with_its_reason(place, tmp_path):
     assert "3 columns, but the first line has 2" in found["bad.csv"]["error"]
     assert found["1"]["label"] == "pos"
     assert "holds no texts" in found["empty"]["error"]
-    assert {"label", "probability"} <= found["bytes.txt"].keys() & found["nothing.txt"].keys() & found[""].keys()
+    assert {"label", "probability"} <= found["bytes.txt"].keys()
+    assert found["nothing.txt"]["error"].endswith("nothing.txt holds no text")
+    assert "empty text" in found[""]["error"]
     assert etude("predict", place / "run", tmp_path / "bad.csv", "--on-bad-data", "stop").code == 1
 
 
@@ -285,3 +296,34 @@ def test_the_stream_to_measure_has_as_many_rows_as_the_tokens_fill():
     short = RaggedStore(torch.arange(150), torch.tensor([0]), torch.tensor([[150]]), ("short",))
     loader = stream_to_measure(short, torch.tensor([0]), backward=False)
     assert (loader.sampling.batch_size, loader.num_targets) == (2, 148)
+
+
+# -- generate ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_sends_the_terminal_nothing_and_json_keeps_it(place, monkeypatch):
+    said = "a film\nthat \x1b[31mruns\u202e on\x07"
+    monkeypatch.setattr("etude.text.generate", lambda *_, **__: said)
+    done = etude("generate", place / "lm", "a", "--json")
+
+    assert done.json["text"] == said
+    assert done.out.splitlines()[:2] == ["a film", r"that \x1b[31mruns\u202e on\x07"]
+    numbers = {"valid_loss": 1.0, "valid_accuracy": 0.5, "perplexity": 2.7, "sample": said}
+    assert told(numbers, classifies=False).splitlines()[:2] == ["it writes: a film", r"that \x1b[31mruns\u202e on\x07"]
+
+
+# -- show -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["language model", "text classifier"])
+def test_a_run_with_the_defaults_of_its_recipe_has_no_changed_options(tmp_path, kind):
+    classifies = kind == "text classifier"
+    training = TextTraining(
+        name="text",
+        kind=kind,
+        data=(LabeledTextOptions if classifies else TextOptions)(data="reviews"),
+        train=(ClassifierTrainOptions if classifies else LanguageModelTrainOptions)(),
+    )
+    config = {"training": training.record(), "options": training.flags()}
+    done = etude("show", make_run(tmp_path / "run", config=config, data={"description": ""}), "--json")
+    assert done.json["changed_options"] == {"data": "reviews"}

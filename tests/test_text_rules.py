@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import re
+
 import pytest
 
 from etude.text import rules
@@ -20,7 +23,7 @@ def pre(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "form", ["<br>", "<br/>", "<br />", "<BR />", "<Br  / >", "< br >", "</br>", '<br clear="all"/>']
+    "form", ["<br>", "<br/>", "<br />", "<BR />", "<Br  / >", "< br >", "</br>", '<br clear="all"/>', "<br clear=all>"]
 )
 def test_error_15_every_form_of_line_break_is_one(form):
     """The original put spaces around the slash first, and then no longer found `<br/>`."""
@@ -61,6 +64,14 @@ def test_what_html_and_wikitext_left_is_repaired():
     assert rules.fixup_text("3 @.@ 5 a @-@ b <unk>  &lt;3 &eacute;") == "3.5 a-b xxunk <3 é"
 
 
+def test_a_character_by_a_number_of_any_length():
+    """Python refuses to convert thousands of digits, which stopped a whole load."""
+    assert rules.fixup_text(f"a&#{'9' * 5000};b") == "a\ufffdb"
+    assert rules.fixup_text(f"&#{'0' * 5000}65;&#65&#0;&#;&#x{'0' * 5000}41;&#") == "AA\ufffd&#;A&#"
+    for number in (0, 9, 65, 128, 233, 1114111, 1114112, 99999999, 999999999):
+        assert rules.fixup_text(f"&#{number};") == html.unescape(f"&#{number};")
+
+
 def test_words_keep_their_order_and_nothing_is_dropped():
     assert rules.deal_caps(rules.replace_all_caps(["MY", "Name", "", "iS", "X", "été", "ÉTÉ"])) == (
         ["xxup", "my", "xxmaj", "name", "is", "x", "été", "xxup", "été"]
@@ -75,9 +86,39 @@ def test_the_hash_is_that_of_what_the_rules_do(monkeypatch):
     """A vocabulary remembers it: whoever changes a rule on purpose changes it here."""
     before = rules.rules_hash()
 
-    assert before == "93edb3cd97d85af0"
-    assert made_by(Words()) == {"tokenizer": {"name": "words"}, "rules": before}
+    assert before == "f2a3f2478296e58f"
+    assert made_by(Words()) == {"tokenizer": {"name": "words"}, "cuts": "1900f8917e8e6f6d", "rules": before}
     monkeypatch.setattr(rules, "PRE_RULES", rules.PRE_RULES[::-1])
+    assert rules.rules_hash() != before
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("_BR", r"<[\s/]*+br(?:[\s/]*+)?>"),
+        ("_BR", r"<[/]*+br(?:[\s/][^<>]*+)?>"),
+        ("_BR", r"<[\s/]*+br(?:[^<>]*+)?>"),
+        ("_REPEATED_CHAR", r"(\S)\1{4,}"),
+        ("_REPEATED_CHAR", r"(.)\1{3,}"),
+        ("_REPEATED_CHAR", r"([^\n])\1{3,}"),
+        ("_REPEATED_WORD", r"\b((\w++) )\1{3,}"),
+        ("_REPEATED_WORD", r"\b((\w++)\s++)\1{3,}"),
+        ("_SPACED", r"(/)"),
+        ("_SPACES", r" {3,}"),
+    ],
+)
+def test_the_hash_sees_every_branch_of_a_pattern(monkeypatch, name, pattern):
+    before = rules.rules_hash()
+    monkeypatch.setattr(rules, name, re.compile(pattern, re.IGNORECASE))
+
+    assert rules.rules_hash() != before
+
+
+@pytest.mark.parametrize("fix", [fix for fix in rules._FIXES if fix[0] != "<br />"])  # `sub_br` leaves none
+def test_the_hash_sees_every_fix(monkeypatch, fix):
+    before = rules.rules_hash()
+    monkeypatch.setattr(rules, "_FIXES", tuple(other for other in rules._FIXES if other != fix))
+
     assert rules.rules_hash() != before
 
 

@@ -11,7 +11,7 @@ import etude
 from etude import text
 from etude.errors import ConfigError, LoadError
 from hostile_values import _SHARES, _SIZES
-from tiny_texts import TEXTS, both_trained, classifier, labeled, language_model
+from tiny_texts import BAD, GOOD, TEXTS, both_trained, classifier, labeled, language_model
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +125,30 @@ def test_what_makes_no_pair(trained):
     fewer = classifier(data=labeled(vocab, backward=True, num=140))
     with pytest.raises(ConfigError, match="other validation texts"):
         text.pair(forward, fewer).evaluate()
+
+
+def test_a_pair_sees_the_same_texts_and_not_only_the_same_classes(trained):
+    said, vocab = [(GOOD, "pos"), (BAD, "neg")] * 8, trained["lm"].data.vocab
+    forward = classifier(data=text.load(texts=said, valid=0.5, vocab=vocab, progress=False))
+    others = [(one.replace("film", "cast").replace("end", "plot"), label) for one, label in said]
+    both = text.pair(
+        forward, classifier(data=text.load(texts=others, valid=0.5, vocab=vocab, progress=False, backward=True))
+    )
+
+    assert torch.equal(both.backward.data.valid.targets, forward.data.valid.targets)
+    for ask in (both.predict, both.evaluate):
+        with pytest.raises(ConfigError, match="other validation texts"):
+            ask()
+
+
+def test_the_loss_of_a_sure_pair_is_finite(trained):
+    """Probabilities that float32 rounds to 0 have a logarithm."""
+    vocab = trained["lm"].data.vocab
+    both = text.pair(*(classifier(data=labeled(vocab, backward=ends)) for ends in (False, True)))
+    for learner in (both.forward, both.backward):
+        with torch.no_grad():
+            learner.model.head[6].weight.zero_()
+            learner.model.head[6].bias.copy_(torch.tensor([0.0, 1000.0]))
+    share = float((both.forward.data.valid.targets == 0).double().mean())
+
+    assert both.evaluate() == {"loss": pytest.approx(1000 * share), "accuracy": pytest.approx(1 - share)}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import tarfile
 
+import numpy as np
 import pytest
 
+from etude.data.items import random_split
 from etude.errors import ConfigError, DataError
 from etude.text.reading import clean
-from etude.text.samples import sides_of
+from etude.text.samples import checked, sides_of
 from etude.text.sources import find, of_memory
 from etude.text.wikitext import PART, articles
 
@@ -110,7 +112,7 @@ def test_an_archive_and_a_wrapping_folder(tmp_path):
 def test_nothing_to_read(tmp_path):
     with pytest.raises(DataError, match=r"holds no texts; looked for .txt and found other files \(2 .jpg\)"):
         found_in(write(tmp_path, {"a.jpg": "", "b/c.jpg": ""}))
-    with pytest.raises(DataError, match="neither a folder, nor an archive, nor a known data set"):
+    with pytest.raises(DataError, match="missing does not exist"):
         found_in(tmp_path / "missing")
 
 
@@ -156,6 +158,16 @@ def test_one_long_file_is_cut_into_parts(tmp_path):
     assert "".join(texts(corpus)) == "".join(lines)
     assert all(PART <= len(text) < PART + 30 for text in texts(corpus)[:-1])
     assert corpus.names[0] == "book.txt/1"
+
+
+def test_long_lines_are_cut(tmp_path):
+    """A book may be one line, of which nothing could be held out."""
+    book = "some words, " * 5000 + "x" * 25_000 + "\nand the end"
+    corpus = found_in(write(tmp_path, {"book.txt": book}) / "book.txt")
+
+    assert "".join(texts(corpus)) == book
+    assert all(len(text) <= 2 * PART for text in texts(corpus))
+    assert all(text.endswith(" ") for text in texts(corpus)[:5])
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -208,6 +220,47 @@ def test_columns_that_are_told(tmp_path):
         found_in(tmp_path / "folder" / "a.txt", "parent")
 
 
+def test_a_column_that_comes_twice(tmp_path):
+    """The last one was read, and nothing said."""
+    write(tmp_path, {"a.csv": "text,label,text\na,x,b\n", "b.csv": "text,label,note,note\na,x,,\nb,y,,\n"})
+    with pytest.raises(DataError, match=r"a\.csv has 2 columns called 'text'"):
+        found_in(tmp_path / "a.csv")
+
+    assert found_in(tmp_path / "b.csv", "label").labels == ("x", "y")
+
+
+def test_a_column_that_is_asked_for_is_no_side(tmp_path):
+    """Of "valid" and "not" a label; the column of sides is another one, or none."""
+    write(tmp_path, {"a.csv": "text,valid,split\na,yes,train\nb,no,valid\n", "b.csv": "split,valid\na,yes\nb,no\n"})
+
+    assert found_in(tmp_path / "a.csv", "valid").sides == (False, True)
+    assert found_in(tmp_path / "a.csv", "valid").labels == ("yes", "no")
+    assert found_in(tmp_path / "b.csv", "valid", text_column="split").sides is None
+
+
+def test_labels_that_are_all_the_same(tmp_path):
+    corpus = found_in(write(tmp_path, {"a.csv": "text,label\na,x\nb,x\n"}) / "a.csv", "label")
+    with pytest.raises(DataError, match=r"labels of these texts \(a.csv\) are all 'x'; expected two or more$"):
+        checked(corpus, [True, False])
+
+
+def test_blank_lines_before_the_header(tmp_path):
+    write(tmp_path, {"a.csv": "\n\ntext,label\na,x\n\nb,y\n"})
+
+    assert texts(found_in(tmp_path / "a.csv", "label")) == ["a", "b"]
+
+
+def test_a_table_of_one_row_is_named_as_any_other(tmp_path):
+    """Whether a text is held out depends on its name."""
+    write(tmp_path, {"a.csv": "text\na\n", "b/a.csv": "text\na\nb\n"})
+    one, two = found_in(tmp_path / "a.csv"), found_in(tmp_path / "b" / "a.csv")
+
+    assert [path.relative_to(tmp_path).as_posix() for path in (*one.paths, *two.paths)] == [
+        *("a.csv/1", "b/a.csv/1", "b/a.csv/2")
+    ]
+    assert not one.in_files
+
+
 def test_several_tables(tmp_path):
     write(tmp_path, {"a.csv": "text\na\n", "b.csv": "text\nb\n"})
     with pytest.raises(DataError, match="several tables"):
@@ -223,6 +276,7 @@ def test_several_tables(tmp_path):
 def test_texts_in_memory():
     assert texts(of_memory(text for text in ("a", "b"))) == ["a", "b"]
     assert of_memory([("a", "x"), ("b", "y")]).labels == ("x", "y")
+    assert of_memory([("a", 1), ("b", "1"), ("c", np.int64(0))]).labels == ("1", "1", "0")
     for wrong, said in (("abc", "one text"), (["a", 1], "text 1 is 1, a int"), ([("a", "x"), "b"], "expected a pair")):
         with pytest.raises((ConfigError, DataError), match=said):
             of_memory(wrong)
@@ -246,6 +300,22 @@ def test_a_language_model_holds_out_a_tenth_unless_the_source_does(tmp_path):
     assert told == ", 10% held out"
     assert sides_of(files, valid=None, fold=None, seed=1)[0] == [False, False, True, True]
     assert True not in sides_of(files, valid=0.5, fold=None, seed=1)[0][2:]
+
+
+def test_of_few_texts_a_language_model_holds_out_one():
+    """A tenth of three texts is none, most often."""
+    for seed in range(20):
+        few = of_memory(["a", "b", "c"])
+        sides = sides_of(few, valid=None, fold=None, seed=seed)[0]
+
+        assert sides.count(True) >= 1
+        if sides.count(True) == 1:  # the one that a larger share takes too
+            share = next(share / 100 for share in range(1, 100) if True in _drawn(few, share / 100, seed))
+            assert _drawn(few, share, seed) == sides
+
+
+def _drawn(corpus, share, seed):
+    return random_split(share, seed)(corpus.paths, corpus.root)
 
 
 def test_folds_take_every_text_once(tmp_path):

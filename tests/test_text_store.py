@@ -14,7 +14,7 @@ from etude import text
 from etude.data import cache
 from etude.data.vocab import Vocab
 from etude.errors import ConfigError, DataError, LoadError
-from etude.text import data as data_module
+from etude.text import rules
 from etude.text import store as store_module
 from etude.text.batching import BucketLoader, StreamLoader
 from etude.text.reader import TextReader
@@ -91,9 +91,12 @@ def test_a_store_is_made_once(reviews, monkeypatch):
     assert len(stores()) == 1
 
 
-@pytest.mark.parametrize("change", ["text", "labels", "min_freq", "split", "vocab"])
-def test_another_store_for_anything_else(reviews, change):
-    load(reviews, labels="parent")
+@pytest.mark.parametrize(
+    "change",
+    ["text", "labels", "min_freq", "max_vocab", "split", "seed", "vocab", "tokenizer", "rules", "words", "version"],
+)
+def test_another_store_for_anything_else(reviews, change, monkeypatch):
+    load(reviews, labels="parent", valid=0.4 if change == "seed" else None)
     if change == "text":
         (reviews / "train" / "pos" / "0.txt").write_text("Another text.")
     settings = {
@@ -101,7 +104,16 @@ def test_another_store_for_anything_else(reviews, change):
         "min_freq": {"min_freq": 3},
         "split": {"valid": 0.3},
         "vocab": {"vocab": Vocab([*SPECIAL, "film"])},
+        "max_vocab": {"max_vocab": 16},
+        "seed": {"valid": 0.4, "seed": 7},  # the same texts, of which others are counted
+        "tokenizer": {"tokenizer": "characters"},
     }
+    if change == "rules":
+        monkeypatch.setattr(rules, "PRE_RULES", rules.PRE_RULES[:-1])
+    elif change == "words":
+        monkeypatch.setattr(Words, "tokens", lambda self, text: text.split())
+    elif change == "version":
+        monkeypatch.setattr(store_module, "versions_of", lambda tokenizer: {"spacy": "2.0"})
     load(reviews, **{"labels": "parent", **settings.get(change, {})})
 
     assert len(stores()) == 2
@@ -248,6 +260,11 @@ def test_settings_without_effect(reviews):
         ({"texts": ["a"]}, "give a path"),
         ({"tokenizer": "letters"}, "there is no tokenizer"),
         ({"valid": 0.0}, "between 0 and 1"),
+        *(
+            ({name: value}, rf"{name} must be a whole number, at least 1; got {value!r}")
+            for name in ("batch_size", "bptt", "max_length", "max_vocab", "min_freq")
+            for value in (2.5, True, 0, -1, "a")
+        ),
     ):
         with pytest.raises(ConfigError, match=said):
             load(reviews, **settings)
@@ -255,12 +272,42 @@ def test_settings_without_effect(reviews):
         load(texts=["a"], labels="parent")
 
 
-def test_rules_of_another_version_are_told(reviews, monkeypatch, capsys):
+@pytest.mark.parametrize("changed", [["rules"], ["cuts"], ["rules", "cuts"]])
+def test_rules_and_tokenizer_of_another_version_are_told(reviews, changed):
+    """By whatever reads texts with the vocabulary: a reader of its own, a saved one, new data."""
     vocab = load(reviews).vocab
-    monkeypatch.setattr(data_module, "rules_hash", lambda: "others")
-    text.load(reviews, vocab=vocab, batch_size=2)
+    old = Vocab(list(vocab), made_by={**vocab.made_by, **dict.fromkeys(changed, "older")})
+    said = "made by the " + " and ".join({"rules": "rules", "cuts": "tokenizer"}[part] for part in changed)
+    with pytest.warns(UserWarning, match=f"{said} of another version"):
+        config = TextReader(old).config()
+    with pytest.warns(UserWarning, match=said):
+        TextReader.from_config(config)
+    with pytest.warns(UserWarning, match=said):
+        load(reviews, vocab=old, batch_size=2)
 
-    assert "note: the vocabulary was made by the rules of another version" in capsys.readouterr().out
+
+def test_room_for_four_bytes_of_each_token(reviews, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cache, "check_space", lambda folder, needed, what: asked.append(needed))
+    store = load(reviews, tokenizer="characters").train.store
+
+    assert asked == [store.values.numel() * store.values.element_size()]
+
+
+def test_the_same_text_on_both_sides_is_told(reviews, capsys):
+    for name in ("0.txt", "1.txt"):
+        (reviews / "test" / "pos" / name).write_bytes((reviews / "train" / "neg" / name).read_bytes())
+    text.load(reviews, labels="parent", batch_size=4)
+
+    assert "note: 2 of 20 validation texts are training texts too" in capsys.readouterr().out
+
+
+def test_a_very_long_text_is_told(reviews, capsys):
+    (reviews / "train" / "pos" / "0.txt").write_text("long " * 20_000)
+    for settings, told in (({"labels": "parent"}, True), ({"labels": "parent", "max_length": 50}, False), ({}, False)):
+        text.load(reviews, batch_size=4, **settings)
+
+        assert ("note: the longest text has 20,0" in capsys.readouterr().out) is told
 
 
 def test_labeled_texts_for_a_trained_model(reviews):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
@@ -100,7 +102,17 @@ plan_app.command(text_before.plan_classify_text, name="classify-text")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
+    warnings.formatwarning = _formatted
     sys.exit(run_command(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _formatted(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of ours as a line for a user, whom the place in the code does not help; others as Python has them."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def run_command(arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ import glob
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from etude.data.cache import home, lock
@@ -81,13 +81,17 @@ def _only_folder(folder: Path) -> Path:
 
 def _what_else(path: Path) -> str:
     """What is wrong with a source that is nothing, and what may have been meant."""
+    return (
+        f"{path} is neither a folder, nor an archive, nor a known data set{meant(path, DATASETS)} Expected a folder, "
+        f"an archive ({', '.join(SUFFIXES)}), or one of {', '.join(sorted(DATASETS))}"
+    )
+
+
+def meant(path: Path, known: Iterable[str]) -> str:
+    """The end of a sentence on a path that does not exist, and what may have been meant: a neighbor or a known name."""
     beside = path.parent
     near = sorted(entry.name for entry in beside.iterdir()) if beside.is_dir() else []
     close = [str(beside / name) for name in difflib.get_close_matches(path.name, near)]
-    close += difflib.get_close_matches(str(path), DATASETS)
-    meant = f" Did you mean {' or '.join(close)}?" if close else ""
+    close += difflib.get_close_matches(str(path), known)
     gone = "" if beside.is_dir() else f" (there is no folder {beside} either)"
-    return (
-        f"{path} is neither a folder, nor an archive, nor a known data set{gone}.{meant} Expected a folder, "
-        f"an archive ({', '.join(SUFFIXES)}), or one of {', '.join(sorted(DATASETS))}"
-    )
+    return f"{gone}." + (f" Did you mean {' or '.join(close)}?" if close else "")

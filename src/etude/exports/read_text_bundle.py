@@ -48,8 +48,7 @@ def run(net: dict[str, Any], weights: dict[str, torch.Tensor], numbers: torch.Te
             x, *states[i] = torch.lstm(x, states[i], layer, True, 1, 0.0, False, False, True)
         largest, total = torch.maximum(largest, x.amax(1)), total + x.sum(1)
     x = norm(0, torch.cat([x[:, -1], largest, total / len(numbers)], 1))
-    x = F.linear(x, take("head.2.weight", net["hidden"], 3 * embed), take("head.2.bias", net["hidden"])).relu()
-    x = norm(4, x)
+    x = norm(4, F.linear(x, take("head.2.weight", net["hidden"], 3 * embed), take("head.2.bias", net["hidden"])).relu())
     x = F.linear(x, take("head.6.weight", net["num_classes"], net["hidden"]), take("head.6.bias", net["num_classes"]))
     if left:
         raise ValueError(f"the weights are not those of the model: {list(left)[:3]}")
@@ -68,13 +67,12 @@ class Bundle:
             self.net, self.labels, self.see = net, labels, see = about["model"], about["labels"], about["text"]
             self.vocab = vocab = json.loads(self._bytes("vocab.json", 6 << 20))
             good = labels is None or (labels == [*map(str, labels)] and len(labels) == net["num_classes"])
-            good = good and vocab == [*map(str, vocab)] and len(vocab) == net["vocab_size"]
+            good = good and vocab == [*map(str, vocab)] and len(vocab) == net["vocab_size"] and "xxunk" in vocab
             most, known = see["max_length"], see["tokenizer"] == {"name": "words"} and see["rules"] == rules_hash()
             known = known and type(see["backward"]) is bool and (most is None or (type(most) is int and most > 0))
             if not (whole and (about["format"], about["version"]) == ("etude-text-bundle", 1) and good and known):
                 raise ValueError("bundle.json is not what was written (SHA-256), or not of this version")
             self.numbers = {token: number for number, token in enumerate(vocab)}
-            self.unknown = self.numbers["xxunk"]
             self.weights = load(self._bytes("model.safetensors", 1 << 30))
             weights = {name: tensor.to("meta") for name, tensor in self.weights.items()}
             OUTPUTS[about["outputs"]](run(net, weights, torch.empty(1, dtype=torch.int64, device="meta")))
@@ -99,7 +97,7 @@ class Bundle:
         tokens = cut(text)
         for mark in POST_RULES:
             tokens = mark(tokens)
-        numbers = [self.numbers.get(token, self.unknown) for token in tokens[: self.see["max_length"]]]
+        numbers = [self.numbers.get(token, self.numbers["xxunk"]) for token in tokens[: self.see["max_length"]]]
         return numbers[::-1] if self.see["backward"] else numbers
 
     def probabilities(self, numbers: list[int]) -> Any:
@@ -114,6 +112,8 @@ class Bundle:
             data = text.read_bytes() if isinstance(text, Path) else b""
             form = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
             said = data.decode(form, "replace") if isinstance(text, Path) else text
+            if not said.replace("\0", "").strip():
+                raise ValueError("it holds no text")
             row = self.probabilities(self.read(said))[0].tolist()
         except Exception as error:  # no file, no text
             raise ValueError(f"{text!s:.80} cannot be read: {error}") from None

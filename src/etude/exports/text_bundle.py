@@ -31,8 +31,7 @@ _WORDS: Final[dict[str, Json]] = {"name": "words"}
 """The tokenizer that goes into a bundle; others need packages of their own."""
 _IMPORT: Final = re.compile(r"^from etude\.text\.(\w+) import", re.MULTILINE)
 _TEXTS: Final = (
-    "",
-    " ",
+    ".",
     "It was GOOD!!!!!! I'd see it again (and again) :-)",
     "no no no no no, <br /><br />It&#39;s &lt;i&gt; not...  worth $5.50/h\n\nMr. O'Neill can't. #1",
     "<script>alert('x')</script> \\n \\\" \x00 \x07 \ud800 \u202eright to left\u202c \ufeff",

@@ -1,8 +1,8 @@
 """English that is on every machine with Python: the documentation strings of its standard library.
 
-The files are parsed, and no module is imported. A text that comes several times is one, and which are held out hangs on
-a hash of each. Of most modules there are texts on both sides, so a classifier may know a module by its words. Another
-version of Python has other texts: results are of a version.
+The files are parsed, and no module is imported. A text that comes several times is one. A language model is measured on
+whole modules that it has not read, a classifier on single texts, which no language model has read either: of most
+modules it has seen other texts. Another version of Python has other texts: results are of a version.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import hashlib
 import json
 import platform
 import sysconfig
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
@@ -37,10 +38,12 @@ TOPICS: Final = {
 _SKIPPED: Final = {"test", "tests", "idlelib", "turtledemo", "lib2to3", "ensurepip", "pydoc_data", "__pycache__"}
 _SKIPPED_TOO: Final = {"site-packages", "dist-packages"}
 _HELD_OUT: Final = 0.15
-"""Share of the texts."""
+"""Share of the texts, and of the words of each topic in whole modules."""
+_LARGEST: Final = 0.5
+"""A module with more of its topic's words is never held out: too little would be left to learn from."""
 _FEWEST_WORDS: Final = 8
 """A shorter text does not say what it is about."""
-_RULES: Final = 2
+_RULES: Final = 3
 """Raised when these rules change, so that what was written by the old ones is not taken."""
 
 
@@ -81,8 +84,23 @@ def _texts(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunction
             yield from _texts(inside)
 
 
+def modules_held_out(docstrings: Iterable[Docstring]) -> set[str]:
+    """The modules that a language model is measured on: of each topic some, chosen by a hash of their names."""
+    words: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for one in docstrings:
+        words[one.topic][one.module] += len(one.text.split())
+    chosen: set[str] = set()
+    for modules in words.values():
+        total, taken = sum(modules.values()), 0
+        for module in sorted(modules, key=lambda name: hashlib.blake2b(name.encode()).digest()):
+            if taken < _HELD_OUT * total and modules[module] < _LARGEST * total:
+                chosen.add(module)
+                taken += modules[module]
+    return chosen
+
+
 def is_held_out(text: str) -> bool:
-    """Whether a text is one of those to validate on, by a hash of it."""
+    """Whether a classifier is measured on a text, by a hash of it."""
     number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
     return number < _HELD_OUT * 2**64
 
@@ -113,10 +131,16 @@ def folder_of_docstrings(*, labeled: bool) -> Path:
 
 def _write(docstrings: list[Docstring], folder: Path) -> None:
     """Both folders, with a file for each side."""
+    away = modules_held_out(docstrings)
     told = [one for one in docstrings if one.topic and len(one.text.split()) >= _FEWEST_WORDS]
-    for name, chosen in (("all", docstrings), ("topics", told)):
-        (folder / name).mkdir(parents=True)
-        for side, is_valid in (("train", False), ("valid", True)):
-            rows = [one for one in chosen if is_held_out(one.text) is is_valid]
-            lines = [json.dumps({"text": one.text, "label": one.topic, "module": one.module}) for one in rows]
-            (folder / name / f"{side}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sides = {
+        "all/train": [one for one in docstrings if one.module not in away and not is_held_out(one.text)],
+        "all/valid": [one for one in docstrings if one.module in away],
+        "topics/train": [one for one in told if not is_held_out(one.text)],
+        "topics/valid": [one for one in told if is_held_out(one.text)],
+    }
+    for name, rows in sides.items():
+        path = folder / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps({"text": one.text, "label": one.topic, "module": one.module}) for one in rows]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")

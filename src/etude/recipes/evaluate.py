@@ -62,9 +62,9 @@ def evaluate(
         output: whether to print.
 
     Returns:
-        `{"run", "data", "tta", "samples", ..., "trained_on", "skipped"}`. "trained_on" counts the samples that the run
-        was trained on, as far as they still lie where they lay; null where the folder of that training has no such
-        layout any more. Between them stands what suits the targets:
+        `{"run", "data", "tta", "samples", ..., "trained_on", "skipped"}`, "tta" of pictures alone. "trained_on" counts
+        the samples that the run was trained on, as far as they still lie where they lay; null where the folder of that
+        training has no such layout any more. Between them stands what suits the targets:
 
         one label each: "accuracy", "cross_entropy", "balanced_accuracy", "macro_f1", and "classes": {name: {"samples",
         "accuracy"}}; of texts "calibration_error" too.
@@ -108,7 +108,8 @@ def evaluate(
         on = _on_texts(learner, record, run, asked, on_bad_data)
     else:
         on = _on_pictures(learner, record, run, asked, views, several=several, on_bad_data=on_bad_data)
-    result = {"run": run, "data": source, "tta": tta, **on.measures, "trained_on": on.trained_on}
+    result: dict[str, Any] = {"run": run, "data": source, **({} if noun == "texts" else {"tta": tta}), **on.measures}
+    result["trained_on"] = on.trained_on
     result["skipped"] = [{"file": name, "reason": reason} for name, _, reason in on.skipped]
     if not output.quiet:
         for line in _told(result, noun):
@@ -284,7 +285,7 @@ def _told(result: dict[str, Any], noun: Noun) -> Iterator[str]:
             f"{result['tokens']:,} tokens, {result['unknown']:.2%} of them unknown; {result['accuracy']:.2%} guessed"
         )
         return
-    views = f", the mean of {NUM_VIEWS[result['tta']]} views each" if result["tta"] != "no" else ""
+    views = f", the mean of {NUM_VIEWS[result['tta']]} views each" if result.get("tta", "no") != "no" else ""
     if "numbers" in result:
         yield from _numbers_told(result)
         yield f"{_numbers_in_words(result)} over {result['samples']} {noun}{views}"

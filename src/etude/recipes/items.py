@@ -140,7 +140,8 @@ def _text_file(path: Path, column: str | None) -> Iterator[Item]:
         columns = columns_of(path, text=column)._replace(is_valid=None)
         number = 0
         for number, row in enumerate(rows_of(path, columns), 1):
-            yield Item(f"{path}/{number}", row.text)
+            name = f"{path}/{number}"
+            yield Item(name, row.text if row.text.strip() else DataError(f"{name} holds no text"))
         if not number:
             yield Item(str(path), DataError(f"{path} holds no texts: it has no rows below its first line"))
     except DataError as error:

@@ -78,12 +78,17 @@ def generate(
     from etude import text
     from etude.errors import ConfigError
     from etude.runs.load import load
+    from etude.text.language_model import LanguageModel
+    from etude.text.reader import TextReader
 
     if not 0 < temperature < math.inf:
         raise ConfigError(f"--temperature must be a number above 0, such as 0.8, got {temperature}")
     if num_tokens < 0:
         raise ConfigError(f"--num-tokens must be at least 0, got {num_tokens}")
     learner = load(run, device=device)
+    if not isinstance(learner.model, LanguageModel):
+        kind = "a classifier of texts" if isinstance(learner.data.read, TextReader) else "a model of other data"
+        raise ConfigError(f"{run} is {kind}, which writes nothing; name the run of a language model (etude lm)")
     written = text.generate(learner, prompt, num_tokens=num_tokens, temperature=temperature, seed=seed)
     teller(output)(plain_lines(written))
     return {"text": written}

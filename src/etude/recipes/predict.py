@@ -143,7 +143,7 @@ def _refuse(
     from etude.text.tables import is_table
 
     if "" in files:
-        raise ConfigError('a file or folder has an empty name; say . for the current folder, or --text "" for no text')
+        raise ConfigError("a file or folder has an empty name; say . for the current folder")
     if text_column is not None and not any(name == "-" or is_table(Path(name)) for name in files):
         raise ConfigError("--text-column is a column of a table (.csv, .tsv, .jsonl), and none is named; leave it out")
     if top is not None and top < 1:
@@ -163,7 +163,7 @@ def _refuse(
 
 
 def _kind(learner: Learner, noun: Noun, run: str, top: int | None, threshold: float | None) -> Predictions:
-    """The kind of the run's predictions, from that of a black picture or an empty text; refuses what has no effect."""
+    """The kind of the run's predictions, from that of a black picture or a short text; refuses what has no effect."""
     from etude.errors import ConfigError
 
     kind = _made_of(learner, [_nothing(learner, noun)], None)
@@ -175,7 +175,7 @@ def _kind(learner: Learner, noun: Noun, run: str, top: int | None, threshold: fl
 
 
 def _nothing(learner: Learner, noun: Noun) -> Tensor:
-    """A black picture, or an empty text."""
+    """A black picture, or a text of hardly anything."""
     import torch
 
     from etude.vision.preprocess import ImageReader
@@ -183,7 +183,7 @@ def _nothing(learner: Learner, noun: Noun) -> Tensor:
     read = learner.data.read
     assert read is not None
     if noun == "text":
-        return read("")
+        return read(".")
     assert isinstance(read, ImageReader)
     return torch.zeros(read.codec.channels, read.size, read.size, dtype=torch.uint8)
 

@@ -184,8 +184,20 @@ def written(learner: Learner, seed: int) -> dict[str, Json]:
     last = learner.history.rows[-1] if learner.history.rows else {}
     return {
         "perplexity": last.get("valid_perplexity"),
+        "unknown": _unknown_share(learner),
         "sample": text.generate(learner, "", num_tokens=_SAMPLE_TOKENS, seed=seed),
     }
+
+
+def _unknown_share(learner: Learner) -> float | None:
+    """Of the held-out tokens, those that a language model does not know: they are easy to guess."""
+    from etude.text.batching import StreamLoader
+    from etude.text.samples import unknown_share
+
+    valid = learner.data.valid
+    if not isinstance(valid, StreamLoader) or valid.vocab is None:
+        return None
+    return unknown_share(valid.store, valid.rows.cpu(), valid.vocab)
 
 
 def told(result: Mapping[str, Json], *, classifies: bool) -> str:
@@ -195,7 +207,9 @@ def told(result: Mapping[str, Json], *, classifies: bool) -> str:
     share = number(result["valid_accuracy"])
     if classifies:
         return f"{result['valid_right']} of {result['valid_samples']} held-out texts right: {share:.2%}"
+    unknown = result.get("unknown")
     return (
         f"it writes: {plain_lines(str(result['sample']))}\n"
         f"perplexity {number(result['perplexity']):.1f} on held-out texts, {share:.1%} of their words guessed"
+        f"{'' if unknown is None else f', {number(unknown):.1%} of them unknown'}"
     )

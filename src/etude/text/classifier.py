@@ -31,12 +31,12 @@ class HeadNorm(nn.BatchNorm1d):
 
     Torch begins with a mean of 0 and a variance of 1, of which a third is left after ten batches. What an encoder gives
     has a variance of a thousandth, or of a millionth if nothing was learned before, so a head that had trained for a
-    few steps answered as if by chance in evaluation. Here the n-th batch has a share of 2 / (n + 1), until that is
+    few steps answered as if by chance in evaluation. Here the n-th batch has a share of 3 / (n + 2), until that is
     `momentum`: the first one replaces what was there, and the later a batch, the more it counts, for the features move
     while the weights do. In training, and after many batches, it is torch's.
 
-    What remains: statistics follow features that move, so they lag while the learning rate is high. One cycle ends
-    with a low one.
+    What remains: statistics follow features that move, so they lag while the learning rate is high; one cycle ends
+    with a low one. A model without a pretrained encoder that has trained for some ten steps can still answer by chance.
     """
 
     @override
@@ -44,10 +44,13 @@ class HeadNorm(nn.BatchNorm1d):
         if not self.training:
             return super().forward(input)
         mean, variance, count = self.running_mean, self.running_var, self.num_batches_tracked
-        assert mean is not None and variance is not None and count is not None and self.momentum is not None
+        assert mean is not None
+        assert variance is not None
+        assert count is not None
+        assert self.momentum is not None
         with torch.no_grad():
             count += 1
-            share = (2 / (count + 1)).clamp(min=self.momentum).to(mean.dtype)
+            share = (3 / (count + 2)).clamp(min=self.momentum).to(mean.dtype)
             of_batch = torch.var_mean(input.to(mean.dtype), 0)
             variance.lerp_(of_batch[0], share)
             mean.lerp_(of_batch[1], share)

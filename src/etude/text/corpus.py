@@ -48,6 +48,13 @@ class Corpus:
         return self.files if self.in_files else [self.root / name for name in self.names]
 
     @property
+    def place(self) -> str:
+        """Where the texts are, in words."""
+        if not self.files:
+            return self.description
+        return f"{self.root} ({self.description})" if self.in_files or len(self.files) > 1 else str(self.files[0])
+
+    @property
     def in_files(self) -> bool:
         """Whether each text is a file of its own."""
         return bool(self.names) and self.files[:1] == (self.root / self.names[0],)

@@ -32,6 +32,7 @@ from etude.types import Json
 Tokens: TypeAlias = Vocab | DataLoaders | str | os.PathLike[str]
 """A vocabulary of tokens, the data that has one, or the folder of a run or saved model of texts."""
 _MAX_VOCAB, _MIN_FREQ, _BPTT = 60_000, 2, 70
+_FEW_STEPS = 5
 
 
 def load(
@@ -104,7 +105,10 @@ def load(
     dealing.refuse(labeled=corpus.labels is not None)
     sides, told = sides_of(corpus, valid=valid, fold=fold, seed=seed if split_seed is None else split_seed)
     found = _set(corpus, sides, numbering, told=told, max_length=max_length, progress=progress)
-    return _bundle(found, dealing)
+    data = _bundle(found, dealing)
+    if progress and (few := _few_steps(data, found, dealing)):
+        print(few, flush=True)
+    return data
 
 
 def labeled(
@@ -195,6 +199,19 @@ def _bundle(found: TextSet, dealing: _Dealing) -> DataLoaders:
         incidents=found.incidents,
         identity={**found.identity(), "backward": dealing.backward, "max_length": dealing.max_length},
     )
+
+
+def _few_steps(data: DataLoaders, found: TextSet, dealing: _Dealing) -> str:
+    """What to do about an epoch of hardly any steps, in words; empty where it has more."""
+    assert data.train is not None
+    steps, size = len(data.train), dealing.batch_size
+    if steps >= _FEW_STEPS or size == 1:
+        return ""
+    if found.targets is not None and size > len(found.train):
+        return f"the batch is the whole set: {len(found.train)} training texts, fewer than a batch size of {size}"
+    of = f"{size} rows of {dealing.bptt} tokens" if found.targets is None else f"{size} texts"
+    said = "1 step" if steps == 1 else f"{steps} steps"
+    return f"an epoch is {said} of {of}; a smaller batch size makes more of few texts"
 
 
 def _streams(found: TextSet, dealing: _Dealing) -> tuple[StreamLoader, StreamLoader]:

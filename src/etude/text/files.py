@@ -63,7 +63,8 @@ def of_folder(base: Path, label: str | Label | None) -> Corpus:
     layout = _Layout(base, find_texts(base), label)
     left_out: Counter[str] = Counter(map(layout.why_not, layout.parts))
     files = [path for path, parts in zip(layout.files, layout.parts, strict=True) if not layout.why_not(parts)]
-    notes = tuple(f"{num} texts {why} are left out" for why, num in left_out.items() if why)
+    counted = ((f"{num} texts {why} are" if num > 1 else f"1 text {why} is", why) for why, num in left_out.items())
+    notes = tuple(f"{told} left out" for told, why in counted if why)
     if not files:
         raise DataError(f"{base} holds no texts in class folders: {'; '.join(notes)}. Put each into a folder named so.")
     names = tuple(relative_name(path, base) for path in files)

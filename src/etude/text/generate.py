@@ -75,12 +75,12 @@ def generate(
 
 def _check(num_tokens: object, temperature: object, top_k: object) -> None:
     """Refuse what cannot be meant; raises `ConfigError`."""
-    is_warm = isinstance(temperature, int | float) and 0 < temperature < math.inf
-    if not is_warm or not _is_whole(num_tokens, 0) or not (top_k is None or _is_whole(top_k, 1)):
-        raise ConfigError(
-            "temperature must be positive, num_tokens a whole number from 0 on and top_k one from 1 on or None, got "
-            f"temperature={temperature!r}, num_tokens={num_tokens!r}, top_k={top_k!r}"
-        )
+    if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
+        raise ConfigError(f"temperature must be a number above 0, such as 0.8, got {temperature!r}")
+    if not _is_whole(num_tokens, 0):
+        raise ConfigError(f"num_tokens must be a whole number from 0 on, got {num_tokens!r}")
+    if not (top_k is None or _is_whole(top_k, 1)):
+        raise ConfigError(f"top_k must be a whole number from 1 on, or None, got {top_k!r}")
 
 
 def _is_whole(value: object, least: int) -> bool:

@@ -83,10 +83,12 @@ class Pair:
         if not isinstance(one, BucketLoader) or not isinstance(other, BucketLoader):
             raise ConfigError("there are no validation texts; load both sides with valid=")
         same = one.names == other.names and torch.equal(one.targets, other.targets)
-        words = [learner.data.read.vocab for learner in (self.forward, self.backward)]
-        if same and words[0] == words[1] and one.store.checks is not None and other.store.checks is not None:
+        reads, checks = (self.forward.data.read, self.backward.data.read), (one.store.checks, other.store.checks)
+        assert isinstance(reads[0], TextReader)
+        assert isinstance(reads[1], TextReader)
+        if same and reads[0].vocab == reads[1].vocab and checks[0] is not None and checks[1] is not None:
             # texts that were given as such have numbers for names
-            same = torch.equal(one.store.checks[one.rows], other.store.checks[other.rows])
+            same = torch.equal(checks[0][one.rows], checks[1][other.rows])
         if not same:
             raise ConfigError("the two were given other validation texts; load both from the same ones, with one seed")
         return one.targets

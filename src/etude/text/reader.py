@@ -67,8 +67,8 @@ class TextReader:
         self._unknown = vocab.number(UNK)
         if changed := changed_since(vocab.made_by or {}, self.tokenizer):
             warnings.warn(
-                f"the vocabulary was made with another {changed}, of another version, so texts are read otherwise than "
-                "the model learned them. Use the versions that made it, or train anew.",
+                f"the vocabulary was made by the {changed} of another version, so texts are read otherwise than the "
+                "model learned them. Use the versions that made it, or train anew.",
                 stacklevel=2,
             )
 
@@ -102,7 +102,7 @@ class TextReader:
         return cls(Vocab(tokens, made_by=made_by), backward=backward, max_length=max_length)
 
     def __call__(self, item: Any) -> Int[Tensor, "time"]:
-        """Read one text; raises `DataError` naming the file. Ids, as they come out of here, pass through."""
+        """Read one text; raises `DataError` naming the file, also of an empty one. Ids, as from here, pass through."""
         if isinstance(item, Tensor):
             if item.ndim != 1 or item.is_floating_point():
                 raise DataError(f"expected a text, or its ids (time); got a tensor {tuple(item.shape)} of {item.dtype}")
@@ -121,6 +121,11 @@ class TextReader:
                 raise DataError(f"{plain(item)} {bad}. Repair it or take it out.") from bad
         else:
             raise DataError(f"expected a text (str), or a file (pathlib.Path); got a {type(item).__name__}")
+        if not text.strip():
+            # a model would answer it with confidence all the same
+            raise DataError(
+                f"{plain(item)} holds no text" if isinstance(item, os.PathLike) else "an empty text was given"
+            )
         tokens = tokenize(text, self.tokenizer)[: self.max_length or sys.maxsize]
         ids = [self._unknown if (number := self.vocab.get(token)) is None else number for token in tokens]
         return torch.tensor(ids[::-1] if self.backward else ids)

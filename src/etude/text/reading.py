@@ -19,6 +19,8 @@ _MARKS: Final = (
 """Byte order marks, with which some programs begin a text; the longer of two that begin alike comes first."""
 _LOST: Final = "\ufffd"
 """Stands for what could not be decoded."""
+_MOST_ODD: Final = 0.4
+"""Of a file's signs. All bytes in turn have 0.5, and so has English in UTF-16 without a byte order mark."""
 _HALVES: Final = re.compile("[\ud800-\udfff]")
 """Halves of characters, which JSON and Python can hold and no encoding can."""
 
@@ -55,7 +57,7 @@ def read_text(path: Path) -> Plain:
     """A whole file; raises `BadFile`."""
     with open_text(path) as file:
         try:
-            return clean(file.read())
+            return clean_file(file.read())
         except OSError as error:
             raise BadFile(f"cannot be read ({error.strerror})") from error
 
@@ -66,14 +68,24 @@ def clean(text: str) -> Plain:
     >>> clean("one\r\ntwo\0")
     Plain(text='one\ntwo', told='NULs were taken out: 1')
     """
-    told = []
+    odd: dict[str, int] = {}
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if nulls := text.count("\0"):
         text = text.replace("\0", "")
-        told.append(f"NULs were taken out: {nulls}")
+        odd["NULs were taken out"] = nulls
     if not text.isascii():
         text = _HALVES.sub(_LOST, text)
         if lost := text.count(_LOST):
-            told.append(f"signs that could not be decoded: {lost}")
-    return Plain(text, "; ".join(told))
+            odd["signs that could not be decoded"] = lost
+    # the numbers stand behind a colon, for they belong to one text alone
+    return Plain(text, f"{', '.join(odd)}: {', '.join(map(str, odd.values()))}" if odd else "")
+
+
+def clean_file(text: str) -> Plain:
+    """What a file holds, as `clean` leaves it; raises `BadFile` where most of it is no text, as of a picture."""
+    found = clean(text)
+    share = (text.count("\0") + found.text.count(_LOST)) / max(len(text), 1)
+    if share > _MOST_ODD:
+        raise BadFile(f"is no text: {share:.0%} of its signs are NULs or cannot be decoded as UTF-8")
+    return found

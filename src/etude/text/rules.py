@@ -171,7 +171,8 @@ PROBE: Final = (
     'It#39;s <BR/> a<br />b &lt;i&gt; \\n \\" <unk> 1 @.@ 5 @-@ 6 \\ amp; #146; nbsp; #36; quot;  '
     "aaa aaaa!!!!! 10000 no no no no no no, no, no, no, he/she #1 AM I Ok? McCoy A ÉTÉ Été "
     "< br > <br clear=all> </br> <Br  / > <brx> <br\n> <b> a\tb &eacute &copy; &#x27; &#000065; &#99999999999; &#233 "
-    "a   b  aaa aaaa\n\n\n\nyes-yes-yes-yes- no\nno\nno\nno\n so so so so.... X XX Xx xX İ ß ǅa iPod U.S. 1A A1"
+    "a   b  aaa aaaa\n\n\n\nyes-yes-yes-yes- no\nno\nno\nno\n so so so so.... X XX Xx xX İ ß ǅa iPod U.S. 1A A1 "
+    "\t\t\t\t c\\d"
 )
 """A text with something for each rule to do; what is done to it tells one version from another."""
 

@@ -14,10 +14,13 @@ from etude.data import fetch
 from etude.data.build import BadFile
 from etude.data.files import LEFTOVERS, relative_name
 from etude.data.items import VALID_NAMES, Label
+from etude.data.sources.archive import SUFFIXES as ARCHIVES
+from etude.data.sources.archive import is_archive
 from etude.errors import ConfigError, DataError
 from etude.text.corpus import Corpus
 from etude.text.files import of_folder, text_files
 from etude.text.reading import Plain, clean, open_text
+from etude.text.tables import SUFFIXES as TABLES
 from etude.text.tables import Row, columns_of, is_table, label_of, rows_of
 from etude.text.wikitext import texts_of
 from etude.training.display import progress_bar
@@ -51,6 +54,7 @@ def find(path: Folder, *, label: str | Label | None, text_column: str | None = N
     place = Path(path).expanduser()
     if place.is_file() and is_long_file(place):
         return of_files([place], place.parent, None, label=of_table, text_column=text_column)
+    _refuse_other(place, str(path))
     with progress_bar(enabled=progress) as bar:
         base = _unwrapped(
             fetch.resolve(
@@ -75,6 +79,23 @@ def find(path: Folder, *, label: str | Label | None, text_column: str | None = N
     if text_column is not None:
         raise ConfigError(f"text_column={text_column!r} names a column of a table, and {base} holds files of texts")
     return of_folder(base, of_text)
+
+
+def _refuse_other(place: Path, name: str) -> None:
+    """Refuse what holds no texts whatever is in it, before anything is downloaded; raises `DataError`."""
+    known = [one.name for one in fetch.DATASETS.values() if one.kind == "text"]
+    if place.is_dir() or (place.is_file() and is_archive(place)) or name in known:
+        return
+    if place.is_file():
+        wrong = f"{place} is no file of texts."
+    elif name in fetch.DATASETS:
+        wrong = f"{name} is a data set of pictures."
+    else:
+        wrong = f"{place} does not exist{fetch.meant(place, known)}"
+    raise DataError(
+        f"{wrong} Expected a folder of .txt files, a file of texts ({', '.join(_LONG)}), a table "
+        f"({', '.join(TABLES)}), an archive ({', '.join(ARCHIVES)}), or a known data set: {', '.join(sorted(known))}"
+    )
 
 
 def _unwrapped(root: Path) -> Path:
@@ -124,6 +145,8 @@ def of_files(
             names.append(f"{relative_name(path, root)}/{place}")
             labels.append(row.label)
             said.append(row.is_valid if sides is None else sides[number])
+    if not names:
+        raise DataError(f"{' and '.join(map(str, files))} holds no text")
 
     def stream(wanted: Sequence[int]) -> Iterator[Plain | BadFile]:
         chosen = iter(wanted)
@@ -181,6 +204,8 @@ def of_memory(texts: Iterable[Any]) -> Corpus:
     if isinstance(texts, str):
         raise ConfigError("texts= is one text; give a list of them, or name a file or folder as the path")
     found = list(texts)
+    if not found:
+        raise DataError("texts= holds no text")
     labeled = bool(found) and not isinstance(found[0], str)
     for i, item in enumerate(found):
         pair = (

@@ -23,9 +23,10 @@ from etude.data import cache
 from etude.data.build import BadFile, Report, kept, write_description
 from etude.data.store import Incident, RaggedStore, checksum, mark_files, open_store, store_key
 from etude.data.vocab import Vocab
-from etude.errors import DataError, LoadError
+from etude.errors import ConfigError, DataError, LoadError
 from etude.text.corpus import Corpus
 from etude.text.numericalize import Numericalizer
+from etude.text.special import SPECIAL
 from etude.text.tokenize import made_by
 from etude.text.tokenizers import Tokenizer, versions_of
 from etude.types import Json
@@ -33,7 +34,7 @@ from etude.types import Json
 _VOCAB: Final = "vocab.json"
 _BYTES: Final = 4
 """Of the number of a token."""
-_READING: Final = 1
+_READING: Final = 2
 """Another number when files are read or cut into texts in another way: their old stores are of no use then."""
 
 
@@ -64,9 +65,19 @@ class Numbering:
         return {**made, "max_vocab": self.max_vocab, "min_freq": self.min_freq, "multiple_of": self.multiple_of}
 
     def vocab_of(self, numbers: Numericalizer) -> Vocab:
-        """The vocabulary, made where there is none."""
+        """The vocabulary, made where there is none; raises `ConfigError` where no word would come into it."""
+        if self.vocab is not None:
+            return self.vocab
         settings = {"max_vocab": self.max_vocab, "min_freq": self.min_freq, "multiple_of": self.multiple_of}
-        return self.vocab or numbers.vocab(**settings)
+        vocab = numbers.vocab(**settings)
+        words = list(vocab)[len(SPECIAL) :]
+        if not words or words[0].startswith("xxfill"):
+            raise ConfigError(
+                f"no word comes into the vocabulary: max_vocab={self.max_vocab} holds {len(SPECIAL)} special tokens "
+                f"first, and a word must come min_freq={self.min_freq} times in the training texts. Take a larger "
+                "max_vocab, a smaller min_freq, or more text."
+            )
+        return vocab
 
 
 class Tokens(NamedTuple):

@@ -60,10 +60,10 @@ def parts(lines: Iterable[str], size: int = PART) -> Iterator[str]:
 
 
 def _pieces(line: str, size: int) -> Iterator[str]:
-    """A line in pieces of at most `size` characters, cut behind a space where there is one."""
+    """A line in pieces of about `size` characters, cut behind the next space where there is one."""
     start = 0
     while len(line) - start > size:
-        end = line.rfind(" ", start, start + size) + 1 or start + size
+        end = line.find(" ", start + size - 1, start + 2 * size) + 1 or start + size
         yield line[start:end]
         start = end
     yield line[start:]

@@ -131,7 +131,7 @@ def read(path: str | os.PathLike[str]) -> SavedModel:
         checkpoint.verify(folder)
     for name in (WEIGHTS, DESCRIPTION):
         if not os.path.lexists(folder / name):
-            raise LoadError(_why_missing(folder, name))
+            raise LoadError(_why_missing(folder, name) if folder.exists() else f"{folder} does not exist")
     description = read_description(folder / DESCRIPTION)
     weights = read_tensors(folder / WEIGHTS, folder)
     if (digest := description.get(_DIGEST)) is not None:

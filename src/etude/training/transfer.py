@@ -253,7 +253,8 @@ def describe_phase(learner: Learner, phase: TuningPhase) -> str:
     if phase.trained is None:
         return f"all {total:,} parameters train, {epochs}, {lr}"
     what = "the head trains" if phase.trained == 1 else f"the last {phase.trained} layer groups train"
-    return f"{what}, {_WORDS[phase.norm]} ({trained:,} of {total:,} parameters), {epochs}, {lr}"
+    norms = f", {_WORDS[phase.norm]}" if any(isinstance(module, NORMS) for module in learner.model.modules()) else ""
+    return f"{what}{norms} ({trained:,} of {total:,} parameters), {epochs}, {lr}"
 
 
 @final

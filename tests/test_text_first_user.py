@@ -1,0 +1,211 @@
+"""What someone new meets first: nothing to read, hardly anything, or no texts at all; said in plain words."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import etude as library
+from coloring import etude
+from etude import cli, text
+from etude.errors import ConfigError, DataError
+from etude.text.reading import clean, read_text
+from etude.text.samples import unknown_share
+from etude.training.transfer import describe_phase
+from etude.training.tuning import TuningPhase
+from text_runs import classifier, language_model, save_reviews, save_run
+from tiny_texts import reviews
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Reviews in `reviews`, a run of a classifier of them in `run`, and of a language model in `lm`."""
+    torch.set_num_threads(1)
+    place = tmp_path_factory.mktemp("texts")
+    data = save_reviews(place / "reviews", 40)
+    save_run(classifier(data, 1), place / "run", data, "text classifier")
+    save_run(language_model(data), place / "lm", data, "language model")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("ETUDE_HOME", str(tmp_path / "home"))
+
+
+# -- nothing, or hardly anything --------------------------------------------------------------------------------------
+
+
+def test_an_empty_text_gets_no_answer(place, tmp_path):
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "t.csv").write_text('text\ngreat\n" "\n')
+    done = etude("predict", place / "run", tmp_path / "empty.txt", tmp_path / "t.csv", "--text", "", "--format", "json")
+    rows = [json.loads(line) for line in done.out.splitlines()]
+
+    assert done.code == 1
+    assert f"skipped: {tmp_path}/empty.txt holds no text" in done.errors
+    assert f"skipped: {tmp_path}/t.csv/2 holds no text" in done.errors
+    assert ["error" in row for row in rows] == [True, False, True, True]
+    with pytest.raises(DataError, match="empty text"):
+        library.load(place / "run", device="cpu").predict("\0 ")
+
+
+def test_a_bundle_gives_an_empty_text_no_answer(place, tmp_path):
+    from etude.exports.read_text_bundle import Bundle
+
+    assert etude("export", place / "run", "--out", tmp_path / "bundle", "--quiet").code == 0
+    bundle = Bundle(tmp_path / "bundle")
+    for empty in ("", " \0\n"):
+        with pytest.raises(ValueError, match="holds no text"):
+            bundle.predict(empty)
+
+
+@pytest.mark.parametrize(("texts", "words"), [([], "texts= holds no text"), (["One."], "holds one text only")])
+def test_too_few_texts_do_not_blame_the_split(texts, words):
+    with pytest.raises(DataError, match=words):
+        text.load(texts=texts, progress=False)
+
+
+def test_an_empty_table_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\n")
+    with pytest.raises(DataError, match=r"t\.csv holds no text"):
+        text.load(tmp_path / "t.csv", labels="auto", valid=0.2, progress=False)
+
+
+def test_a_vocabulary_without_words_is_refused():
+    for settings in ({"max_vocab": 8}, {"min_freq": 1000}):
+        with pytest.raises(ConfigError, match="no word comes into the vocabulary: max_vocab="):
+            text.load(texts=reviews(40)[0], progress=False, **settings)
+
+
+def test_many_unknown_words_are_told(capsys):
+    few = text.load(texts=[f"good a{i}x b{i}y c{i}z" for i in range(40)], batch_size=2)
+    share = unknown_share(few.train.store, few.train.rows, few.vocab)
+
+    assert share > 0.3
+    assert f"note: {share:.0%} of the tokens are unknown" in capsys.readouterr().out
+    text.load(texts=reviews(60)[0], batch_size=2)
+    assert "are unknown" not in capsys.readouterr().out
+
+
+def test_the_last_line_of_a_training_says_how_many_words_are_unknown(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("etude.runs.record.draw_curves", lambda *_: None)
+    small = ["--embed-dim", "8", "--hidden-dim", "8", "--num-layers", "1", "--batch-size", "4", "--bptt", "10"]
+    done = etude("lm", place / "reviews", *small, "--max-vocab", "24", "--epochs", "1", "--run-dir", tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+
+    assert done.code == 0, done.errors
+    assert 0 < result["unknown"] < 1
+    assert f"words guessed, {result['unknown']:.1%} of them unknown" in done.out
+
+
+def test_an_epoch_of_few_steps_is_told(capsys):
+    texts, labels = reviews(60)
+    text.load(texts=texts, batch_size=8, valid=0.2)
+    assert "of 8 rows of 70 tokens; a smaller batch size makes more of few texts" in capsys.readouterr().out
+    text.load(texts=zip(texts, labels, strict=True), batch_size=16, valid=0.2)
+    assert "an epoch is 4 steps of 16 texts" in capsys.readouterr().out
+    text.load(texts=zip(texts, labels, strict=True), batch_size=64, valid=0.2)
+    assert "the batch is the whole set" in capsys.readouterr().out
+    text.load(texts=texts, batch_size=2, bptt=10, valid=0.2)
+    assert "step" not in capsys.readouterr().out
+
+
+# -- something else ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_text_is_left_out_and_every_reason_told(tmp_path):
+    save_reviews(tmp_path / "texts", 20)
+    (tmp_path / "texts" / "pos" / "pic.txt").write_bytes(bytes(range(256)) * 4)
+    (tmp_path / "texts" / "pos" / "wide.txt").write_bytes("good film".encode("utf-16-le"))
+    data = text.load(tmp_path / "texts", progress=False, batch_size=2)
+
+    told = {name: (outcome, reason.split(":")[0]) for name, outcome, reason in data.incidents}
+    assert told == dict.fromkeys(("pos/pic.txt", "pos/wide.txt"), ("skipped", "is no text"))
+    assert clean("a\0b\ufffd\ufffd").told == "NULs were taken out, signs that could not be decoded: 1, 2"
+    (tmp_path / "latin.txt").write_bytes("ein schönes Stück".encode("latin-1"))
+    assert read_text(tmp_path / "latin.txt").told == "signs that could not be decoded: 2"
+
+
+def test_one_class_of_a_table_names_its_column(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\n" + "good,positive\n" * 10)
+    with pytest.raises(DataError, match=r"the column 'label' of .*t\.csv holds one class only .*'positive'"):
+        text.load(tmp_path / "t.csv", labels="auto", valid=0.2, progress=False)
+    with pytest.raises(DataError, match="in memory holds one class only"):
+        text.load(texts=[("good", "pos")] * 10, valid=0.2, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("nosuch", "nosuch does not exist"), ("a.xyz", "is no file of texts"), ("cifar10", "is a data set of pictures")],
+)
+def test_data_that_is_not_there_says_what_is_expected(tmp_path, monkeypatch, name, words):
+    monkeypatch.chdir(tmp_path)
+    Path("a.xyz").touch()
+    with pytest.raises(DataError, match=words) as caught:
+        text.load(name, progress=False)
+    said = str(caught.value)
+    assert ".csv" in said
+    assert ".txt" in said
+    assert "imdb" in said
+    assert "cifar10" not in said.removeprefix("cifar10")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "generate"])
+def test_a_run_that_is_not_there_is_said_not_to_exist(tmp_path, command):
+    done = etude(command, tmp_path / "no", *(["x"] if command != "evaluate" else []))
+    assert done.code == 1
+    assert f"{tmp_path / 'no'} does not exist" in done.errors
+
+
+# -- what is said of texts --------------------------------------------------------------------------------------------
+
+
+def test_a_model_without_norms_has_none_that_train(place):
+    said = describe_phase(library.load(place / "lm", device="cpu"), TuningPhase(epochs=1, lr=0.1, trained=1))
+    assert said.startswith("the head trains (")
+    classifies = describe_phase(library.load(place / "run", device="cpu"), TuningPhase(epochs=1, lr=0.1, trained=1))
+    assert "the norms of the rest train" in classifies
+
+
+def test_a_warning_of_ours_has_no_place_in_the_code(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(cli, "run_command", lambda arguments: 0)
+    with pytest.raises(SystemExit):
+        cli.main([])
+
+    assert warnings.formatwarning("so it is", UserWarning, cli.__file__, 3) == "warning: so it is\n"
+    assert "other.py:3: UserWarning" in warnings.formatwarning("so it is", UserWarning, "other.py", 3)
+
+
+def test_a_classifier_is_no_run_to_generate_from(place):
+    done = etude("generate", place / "run", "The")
+    assert done.code == 2
+    assert f"{place / 'run'} is a classifier of texts" in done.errors
+    assert "name the run of a language model" in done.errors
+    assert etude("generate", place / "lm", "The", "--temperature", "0").errors.count("must be") == 1
+
+
+def test_only_the_wrong_setting_of_generate_is_named(place):
+    with pytest.raises(ConfigError, match=r"^num_tokens must be a whole number from 0 on, got -1$"):
+        text.generate(library.load(place / "lm", device="cpu"), "The", num_tokens=-1)
+
+
+def test_texts_without_held_out_ones_ask_for_a_share():
+    with pytest.raises(ConfigError, match=r"such as valid=0\.2$"):
+        text.load(texts=[("a", "b"), ("c", "d")], progress=False)
+
+
+def test_evaluate_speaks_of_texts(place, tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\nIt was great.,pos\n")
+    done = etude("evaluate", place / "run", "--data", tmp_path / "t.csv", "--json")
+
+    assert done.code == 0, done.errors
+    assert "tta" not in done.json
+    assert "1 text of" in done.out
+    assert "valid tokens" not in done.out
+    assert "1 texts" not in done.out
