@@ -303,7 +303,7 @@ def test_the_same_text_on_both_sides_is_told(reviews, capsys):
 
 
 def test_a_very_long_text_is_told(reviews, capsys):
-    (reviews / "train" / "pos" / "0.txt").write_text("long " * 20_000)
+    (reviews / "train" / "pos" / "0.txt").write_text("so long " * 10_000)
     for settings, told in (({"labels": "parent"}, True), ({"labels": "parent", "max_length": 50}, False), ({}, False)):
         text.load(reviews, batch_size=4, **settings)
 
