@@ -45,7 +45,7 @@ def test_a_recipe_takes_a_run_as_its_teacher(run):
         ({"distill_weight": 0.5}, ConfigError, "--distill-weight has no effect here"),
         ({"teacher": "RUN", "distill_weight": 0.0}, ConfigError, "--distill-weight must be a share above 0"),
         ({"teacher": "RUN", "temperature": 0.0}, ConfigError, "--temperature must be a number from 0.01"),
-        ({"teacher": "nowhere"}, LoadError, "nowhere holds no model"),
+        ({"teacher": "nowhere"}, LoadError, "nowhere does not exist"),
     ],
     ids=str,
 )

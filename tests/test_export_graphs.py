@@ -24,9 +24,9 @@ def _graph_equals(learner: etude.Learner, form: str, folder: Path, inputs: torch
     assert done.difference < 1e-5
     for part in (inputs, inputs[:1], inputs[:3]):
         with torch.no_grad():
-            assert torch.allclose(call(part), learner.predict(part).output, atol=1e-5)
+            assert torch.allclose(call({"inputs": part}), learner.predict(part).output, atol=1e-5)
     vectors = load_file(folder / "test_vectors.safetensors")
-    assert torch.allclose(call(vectors["inputs"]), vectors["expected"], atol=1e-5)
+    assert torch.allclose(call({"inputs": vectors["inputs"]}), vectors["expected"], atol=1e-5)
     about = json.loads((folder / "preprocess.json").read_text(encoding="utf-8"))
     assert about["inputs"]["shape"] == ["batch", *inputs.shape[1:]]
     assert file in (folder / "README.md").read_text(encoding="utf-8")

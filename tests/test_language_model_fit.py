@@ -177,7 +177,7 @@ def test_the_finder_counts_tokens_in_a_window_with_a_short_chunk():
     losses, count = 0.0, 0
     made = copy.deepcopy(trained.model).train()
     for batch in batches(2, last=1):
-        losses += float(loss_of(output(made, batch), batch.targets)) * batch.targets.numel()
+        losses += loss_of(output(made, batch), batch.targets).item() * batch.targets.numel()
         count += batch.targets.numel()
 
     assert count == ROWS * (5 + 1)

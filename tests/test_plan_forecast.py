@@ -189,7 +189,7 @@ def test_quiet_prints_the_json_line_only_and_several_seeds_are_several_runs(caps
         (["demo", "--out", "plan.jpg"], "--out must be a .png file"),
         (["train"], "name a folder or archive of pictures"),
         (["train", "here", "--folds", "1"], "--folds must be at least 2"),
-        (["train", "here", "--data", "there"], "two places for the pictures"),
+        (["train", "here", "--data", "there"], "two places for the data"),
         (["imagenette", "here"], "Unused Tokens"),
         (["imagewoof", "--size", "big"], "--size"),
     ],

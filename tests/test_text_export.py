@@ -34,7 +34,6 @@ WORDS = [
     *("4", "5", "60", "3000", ",", ".", "!", "'", "<script>", "\u202e", "été", "你好世界", "🎉"),
 ]
 ODD = [
-    "",
     "The film was GREAT!!!!! I can't see it again.",
     "a " * 3_000,
     "one\r\ntwo\rthree\n\n\nfour \0 nul",

@@ -208,4 +208,4 @@ def test_evaluate_speaks_of_texts(place, tmp_path):
     assert "tta" not in done.json
     assert "1 text of" in done.out
     assert "valid tokens" not in done.out
-    assert "1 texts" not in done.out
+    assert "1 texts (" not in done.out

@@ -157,7 +157,7 @@ def test_a_folder_of_pictures(tmp_path):
     (tmp_path / "pictures" / "a.jpg").write_bytes(b"\xff\xd8")
     with pytest.raises(DataError, match=r"holds no texts; looked for .txt and found other files \(1 .jpg\)"):
         load(tmp_path / "pictures")
-    with pytest.raises(DataError, match="is a file but no archive"):
+    with pytest.raises(DataError, match="is no file of texts"):
         load(tmp_path / "pictures" / "a.jpg")
 
 
@@ -166,7 +166,7 @@ def test_empty_texts_only(tmp_path):
         (tmp_path / f"{name}.txt").write_text("")
     with pytest.raises(DataError, match=r"none of the 3 texts \(text files.*\) can be used: a.txt holds no text"):
         load(tmp_path, labels=None, valid=0.5, split_seed=2)
-    with pytest.raises(DataError, match="gave no training texts"):
+    with pytest.raises(DataError, match="texts= holds no text"):
         text.load(texts=[], progress=False)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 import etude as library
 from coloring import etude
 from etude.data.vocab import Vocab
-from etude.errors import ConfigError
+from etude.errors import ConfigError, DataError
 from etude.runs import findings as parts
 from etude.runs import page
 from etude.runs.shown import Texts, strongest
@@ -115,7 +115,8 @@ def test_in_a_long_text_neighbors_are_left_out_together():
         assert one.score == pytest.approx(first - zero, abs=2e-6)
     many = word_importance(learner, "a b " * 100, most=1000)
     assert len(many) == 200
-    assert word_importance(learner, "") == []
+    with pytest.raises(DataError, match="empty"):
+        word_importance(learner, "")
 
 
 def test_marks_belong_to_their_words():

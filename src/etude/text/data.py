@@ -263,7 +263,8 @@ def _set(
 ) -> TextSet:
     """The texts as numbers, and told of."""
     if progress and corpus.files:
-        print(f"{len(corpus.names):,} texts ({corpus.description}) in {corpus.root}", flush=True)
+        number = "1 text" if len(corpus.names) == 1 else f"{len(corpus.names):,} texts"
+        print(f"{number} ({corpus.description}) in {corpus.root}", flush=True)
     with progress_bar(enabled=progress) as bar:
         say = print if progress else (lambda line: None)
         found = text_set(corpus, sides, numbering, vocab=classes, told=told, max_length=max_length, report=bar, say=say)
