@@ -27,14 +27,13 @@ _SPACES: Final = re.compile(r" {2,}")
 _NUMBERED: Final = re.compile(r"&#(?=[0-9])0*+([0-9]{0,8})[0-9]*+")
 """A character of HTML by its number. No number of more digits is a character, and Python converts no very long one."""
 
+_ENTITIES: Final = (("#39;", "'"), ("amp;", "&"), ("#146;", "'"), ("nbsp;", " "), ("#36;", "$"), ("quot;", "'"))
+"""Of HTML's characters what is left where the & in front was lost."""
 _FIXES: Final = (
-    ("#39;", "'"),
-    ("amp;", "&"),
-    ("#146;", "'"),
-    ("nbsp;", " "),
-    ("#36;", "$"),
+    # whole ones first: the notes make && of &amp;
+    *((f"&{entity}", character) for entity, character in _ENTITIES),
+    *_ENTITIES,
     ("\\n", "\n"),
-    ("quot;", "'"),
     ("<br />", "\n"),
     ('\\"', '"'),
     ("<unk>", UNK),
@@ -172,7 +171,7 @@ PROBE: Final = (
     "aaa aaaa!!!!! 10000 no no no no no no, no, no, no, he/she #1 AM I Ok? McCoy A ÉTÉ Été "
     "< br > <br clear=all> </br> <Br  / > <brx> <br\n> <b> a\tb &eacute &copy; &#x27; &#000065; &#99999999999; &#233 "
     "a   b  aaa aaaa\n\n\n\nyes-yes-yes-yes- no\nno\nno\nno\n so so so so.... X XX Xx xX İ ß ǅa iPod U.S. 1A A1 "
-    "\t\t\t\t c\\d"
+    "\t\t\t\t c\\d &#39; &amp; &#146; &nbsp; &#36; &quot;"
 )
 """A text with something for each rule to do; what is done to it tells one version from another."""
 
