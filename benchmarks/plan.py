@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from etude import Learner, accuracy, vision
 from etude.recipes.demo import DemoOptions, digits_learner
 from etude.recipes.options import RunOptions
-from etude.recipes.plan import run_writers
+from etude.recipes.train import run_writers
 from etude.recipes.training import Training
 from etude.runs.environment import environment
 from etude.training import forecast

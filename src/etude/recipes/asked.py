@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from etude.recipes.options import FitOptions, Precision
     from etude.schedules import Cycle
-    from etude.training.callback import Callback
     from etude.training.callbacks.scheduler import Momentum
     from etude.training.learner import Learner
-    from etude.training.snapshot import Snapshot
     from etude.training.tuning import TuningPhase
     from etude.types import Json
 
@@ -75,16 +73,6 @@ class Asked(Protocol):
 
     def about(self) -> dict[str, Json]:
         """What a run's record says of it beside its options: all its epochs, and which weights it began from."""
-        ...
-
-    def fit(
-        self,
-        learner: Learner,
-        callbacks: Sequence[Callback],
-        resume: Snapshot | None = None,
-        change: Collection[str] = (),
-    ) -> None:
-        """Train its learner in one fit, or in its phases; see `Learner.fit`."""
         ...
 
     def outcome(self, learner: Learner, folder: Path) -> dict[str, Json]:

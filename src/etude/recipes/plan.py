@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from etude.recipes.options import RunOptions, check, check_picture, flags, teller
+from etude.recipes.options import RunOptions, check, check_picture, teller
 
 if TYPE_CHECKING:
     from etude.recipes.asked import Asked
@@ -40,8 +40,7 @@ def plan(
         The plan as JSON (see `etude.training.plan.Plan`; of several phases the last one's, and each as `phases`), with
         `runs`, how many such trainings there will be, and `runs_seconds`, what they will take together.
     """
-    from etude.recipes.train import checkpoints_of
-    from etude.runs.record import KeepRun
+    from etude.recipes.train import run_writers
     from etude.training.plan_text import seconds_text
 
     _check(training, run, out)
@@ -57,7 +56,7 @@ def plan(
         def writers(place: str) -> list[Callback]:
             into = Path(folder) / place
             into.mkdir()
-            return [KeepRun(into, first.flags() | flags(run), first.record()), checkpoints_of(into, run)]
+            return run_writers(into, first, run)
 
         plans = list(_plans(first, learner, writers, say))
     seconds = sum(made.forecast.total for made in plans)

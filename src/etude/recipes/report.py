@@ -60,7 +60,6 @@ def report(
         Of a language model "perplexity" too.
     """
     from etude.errors import EtudeError
-    from etude.runs.story import noun_of
     from etude.training.device import pick_device
 
     record = open_run(run)
@@ -79,7 +78,7 @@ def report(
         if several or any(given is not None for given in (data, valid_pct, split_seed, label, text_column)):
             raise
         missing.append(str(error))
-        say(f"without what the model makes of {noun_of(record)}s: {error}")
+        say(f"without what the model makes of {record.noun}s: {error}")
     _write(record, place, looked, missing, _command(run, out, asked))
     say(f"look at {place}")
     source = data if data is not None else Trained.of(str(record.folder)).source
@@ -111,7 +110,7 @@ def _write(record: RunRecord, place: Path, looked: Looked, missing: list[str], m
     """Put the page together and write it whole or not at all."""
     from etude.runs import page
     from etude.runs.findings import sentences
-    from etude.runs.story import again, is_of_language, noun_of, story, told_result
+    from etude.runs.story import again, is_of_language, story, told_result
     from etude.training.durable import replace_text
 
     said = [page.paragraph(told_result(record))] if looked.found is None else sentences(looked.found)
@@ -120,7 +119,7 @@ def _write(record: RunRecord, place: Path, looked: Looked, missing: list[str], m
     head = [page.block(said, "verdict")]
     if missing:
         lost = "its perplexity, what it writes" if is_of_language(record) else "classes, calibration, examples"
-        words = f"What the model makes of {noun_of(record)}s is missing here ({lost}): "
+        words = f"What the model makes of {record.noun}s is missing here ({lost}): "
         head.append(page.block([page.paragraph(words + "; ".join(missing))], "warn"))
     own = list(story(record, defaults_of(record)))
     # what was trained comes first, what went wrong last

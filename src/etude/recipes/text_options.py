@@ -73,6 +73,8 @@ class TextTrainOptions(FitOptions):
     """Longest gradient of a step; 0 does not clip."""
     freeze_epochs: int = 1
     """Where a trained language model is taken over: epochs of each phase in which part of it stands still."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay; norms and biases are left out. The notes have none."""
     precision: Precision = "fp32"
     """Number format of the model's computation; auto measures which is fastest, fp16 apart."""
 

@@ -23,13 +23,11 @@ from etude.recipes.text_options import (
 from etude.training.tuning import TuningPhase, corpus_phases, total_epochs, ulmfit_phases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from etude.recipes.options import Precision
     from etude.schedules import Cycle
-    from etude.training.callback import Callback
     from etude.training.learner import Learner
-    from etude.training.snapshot import Snapshot
     from etude.types import Json
 
 TextKind = Literal["language model", "text classifier"]
@@ -189,29 +187,6 @@ class TextTraining:
         if self.source is not None:
             body = {"from": str(Path(self.source).absolute()), "weights_sha256": saving.digest_of_weights(self.source)}
         return {"epochs": self.num_epochs, "body": body}
-
-    def fit(
-        self,
-        learner: Learner,
-        callbacks: Sequence[Callback],
-        resume: Snapshot | None = None,
-        change: Collection[str] = (),
-    ) -> None:
-        """Train its learner in one fit, or in its phases; see `Learner.fit`."""
-        from etude.training.transfer import run_phases
-
-        if phases := self.all_phases():
-            run_phases(learner, phases, callbacks=callbacks, resume=resume, change=change)
-            return
-        learner.fit(
-            self.train.epochs,
-            self.train.lr,
-            schedule=self.schedule(),
-            momentum=self.momentum,
-            callbacks=callbacks,
-            resume=resume,
-            change=change,
-        )
 
     def outcome(self, learner: Learner, folder: Path) -> dict[str, Json]:
         """A sentence that a language model writes; how many texts a classifier gets right."""

@@ -12,11 +12,12 @@ from etude.recipes.several import Several, over_seeds, run_all
 from etude.recipes.training import Training
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from etude.recipes.asked import Asked
     from etude.runs.record import KeepRun
+    from etude.training.callback import Callback
     from etude.training.callbacks.checkpoints import Checkpoints
     from etude.training.learner import Learner
     from etude.training.snapshot import Snapshot
@@ -93,11 +94,42 @@ def fit_and_finish(
         say(f"{_many(training.num_epochs, 'epoch')} of {steps}; writing to {keep.folder}")
     started = time.perf_counter() - (resume.seconds_trained if resume is not None else 0.0)
     try:
-        training.fit(learner, [keep, checkpoints_of(keep.folder, run)], resume, change)
+        _fit(training, learner, [keep, checkpoints_of(keep.folder, run)], resume, change)
     except (KeyboardInterrupt, SystemExit):
         say(f"go on with: etude resume {shlex.quote(str(keep.folder))}")
         raise
     return _finish(training, run, learner, keep, time.perf_counter() - started)
+
+
+def _fit(
+    training: Asked,
+    learner: Learner,
+    callbacks: Sequence[Callback],
+    resume: Snapshot | None,
+    change: Collection[str],
+) -> None:
+    """Train in one fit, or in the training's phases; see `Learner.fit`."""
+    from etude.training.transfer import run_phases
+
+    if phases := training.all_phases():
+        run_phases(learner, phases, callbacks=callbacks, resume=resume, change=change)
+        return
+    learner.fit(
+        training.train.epochs,
+        training.train.lr,
+        schedule=training.schedule(),
+        momentum=training.momentum,
+        callbacks=callbacks,
+        resume=resume,
+        change=change,
+    )
+
+
+def run_writers(folder: Path, training: Asked, run: RunOptions) -> list[Callback]:
+    """What fills a run's folder while its learner fits, for who fits one elsewhere, to time it."""
+    from etude.runs.record import KeepRun
+
+    return [KeepRun(folder, training.flags() | flags(run), training.record()), checkpoints_of(folder, run)]
 
 
 def checkpoints_of(folder: Path, run: RunOptions) -> Checkpoints:

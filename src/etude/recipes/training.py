@@ -26,15 +26,13 @@ from etude.recipes.trained import with_leaks_told
 from etude.training.tuning import TuningPhase, total_epochs, tuning_phases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from etude.data.loaders import DataLoaders
     from etude.recipes.options import Precision
     from etude.schedules import Cycle
-    from etude.training.callback import Callback
     from etude.training.callbacks.scheduler import Momentum
     from etude.training.learner import Learner
-    from etude.training.snapshot import Snapshot
     from etude.types import Json
 
 Kind = Literal["pictures", "whole pictures", "digits"]
@@ -156,22 +154,6 @@ class Training:
         if Path(source).exists() and self.kind != "digits":
             body = {"from": str(Path(source).absolute()), "weights_sha256": saving.digest_of_weights(source)}
         return {"epochs": self.num_epochs, "body": body}
-
-    def fit(
-        self,
-        learner: Learner,
-        callbacks: Sequence[Callback],
-        resume: Snapshot | None = None,
-        change: Collection[str] = (),
-    ) -> None:
-        """Train its learner in one fit, or in its phases; see `Learner.fit`."""
-        from etude.training.transfer import run_phases
-
-        if phases := self.all_phases():
-            run_phases(learner, phases, callbacks=callbacks, resume=resume, change=change)
-            return
-        train, schedule = self.train, self.schedule()
-        learner.fit(train.epochs, train.lr, schedule=schedule, callbacks=callbacks, resume=resume, change=change)
 
     def introduction(self) -> str:
         """What is said before anything is read; empty for pictures, of which reading says more."""

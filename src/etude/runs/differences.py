@@ -197,8 +197,8 @@ def comparable(one: RunRecord, other: RunRecord) -> Comparable:
             return Comparable(True)
         return Comparable(
             True,
-            "they have as many pictures with the same labels, but of another size, or from files that differ; "
-            "that the pictures are the same is not recorded",
+            f"they have as many {one.noun}s with the same labels, but from files that differ or read in another way; "
+            f"that the {one.noun}s are the same is not recorded",
         )
     if one.training.get("fold") != other.training.get("fold"):
         return Comparable(False, "another part of the data is held out (fold)")
@@ -220,4 +220,4 @@ def _with_noise(one: RunRecord, other: RunRecord) -> Comparable:
     as_many = mapping(one.config["data"]).get("valid") == mapping(other.config["data"]).get("valid")
     if noisy and as_many and all(one.options.get(name) == other.options.get(name) for name in split):
         return Comparable(True, "training labels were made wrong on purpose; the held-out ones are the same")
-    return Comparable(False, "other pictures are held out, or they have other labels")
+    return Comparable(False, f"other {one.noun}s are held out, or they have other labels")

@@ -81,6 +81,11 @@ class RunRecord:
         return title or text(self.training.get("name"))
 
     @property
+    def noun(self) -> str:
+        """What one of its samples is called."""
+        return "text" if self.training.get("kind") in ("language model", "text classifier") else "picture"
+
+    @property
     def data(self) -> str:
         """What it was trained on, in a word or two."""
         if self.training.get("kind") == "digits":

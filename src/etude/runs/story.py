@@ -26,11 +26,6 @@ def is_of_language(run: RunRecord) -> bool:
     return run.training.get("kind") == "language model"
 
 
-def noun_of(run: RunRecord) -> str:
-    """What its samples are called: "picture" or "text"."""
-    return "text" if is_of_language(run) or run.training.get("kind") == "text classifier" else "picture"
-
-
 def told_result(run: RunRecord) -> str:
     """State and last numbers of a run, in a sentence."""
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in run.results().items() if value is not None)
@@ -116,7 +111,7 @@ def _incidents(run: RunRecord) -> Markup:
     incidents = run.incidents()
     if not incidents:
         return page.paragraph(
-            f"Nothing: no {noun_of(run)} was left out or converted, no step was skipped, nothing was resumed."
+            f"Nothing: no {run.noun} was left out or converted, no step was skipped, nothing was resumed."
         )
     rows = [
         (one.get("what", ""), one.get("why", ""), "" if one.get("step") is None else one["step"]) for one in incidents

@@ -143,7 +143,7 @@ def _single_words(comparison: Comparison, i: int) -> Iterator[str]:
         return
     ahead = comparison.letters[i] if (b > a) == metric.endswith("accuracy") else comparison.letters[0]
     yield (
-        f"{ahead} is ahead by {_amount(metric, abs(b - a))}{_pictures(one, other)}, from one run each: no evidence of "
+        f"{ahead} is ahead by {_amount(metric, abs(b - a))}{_samples(one, other)}, from one run each: no evidence of "
         "a difference. Chance alone may do as much; train both with --seeds 6 or more and compare the folders."
     )
 
@@ -156,13 +156,13 @@ def _amount(metric: str, value: float) -> str:
     return f"{100 * value:.2f} points" if metric.endswith("accuracy") else f"{value:.4g} in {metric}"
 
 
-def _pictures(one: RunRecord, other: RunRecord) -> str:
-    """How many held-out pictures a difference is."""
+def _samples(one: RunRecord, other: RunRecord) -> str:
+    """How many held-out samples a difference is."""
     samples = whole(one.result.get("valid_samples"))
     counts = [whole(run.result.get("valid_right")) for run in (one, other)]
     if not samples or samples != whole(other.result.get("valid_samples")) or None in counts:
         return ""
-    return f", {abs((counts[0] or 0) - (counts[1] or 0))} of {samples} held-out pictures"
+    return f", {abs((counts[0] or 0) - (counts[1] or 0))} of {samples} held-out {one.noun}s"
 
 
 # -- several seeds -----------------------------------------------------------------------------------------------------

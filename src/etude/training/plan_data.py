@@ -67,7 +67,8 @@ def data_plan(data: DataLoaders, train: Batch, valid: Batch | None) -> DataPlan:
         description=data.description,
         train=_part(data.train, train),
         valid=None if data.valid is None or valid is None else _part(data.valid, valid),
-        classes=None if data.vocab is None else [str(name) for name in data.vocab],
+        # a vocabulary that was made of texts holds tokens; the description counts them
+        classes=None if data.vocab is None or data.vocab.made_by is not None else list(data.vocab),
         several_labels=data.several_labels,
         numbers=None
         if data.numbers is None
