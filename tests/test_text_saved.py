@@ -42,6 +42,26 @@ def test_a_saved_language_model_says_the_same(cutoffs, trained, tmp_path):
     assert "probabilities" in json.loads((tmp_path / "model.json").read_text())
 
 
+def test_subwords_are_learned_from_the_training_texts_and_saved(tmp_path):
+    pytest.importorskip("tokenizers")
+    for side, words in (("train", "The film was lovely, a lovely film"), ("valid", "zyxwvu zyxwvu")):
+        (tmp_path / side).mkdir()
+        for i in range(8):
+            (tmp_path / side / f"{i}.txt").write_text(words)
+    data, again = (
+        text.load(tmp_path, tokenizer="subwords", max_vocab=64, batch_size=1, bptt=10, progress=False) for _ in "12"
+    )
+
+    assert data.vocab == again.vocab
+    assert data.vocab.made_by == again.vocab.made_by
+    assert {"▁film", "▁lovely"} <= set(data.vocab)
+    assert not any("zy" in token for token in data.vocab)
+    lm = text.language_model(data, embed_dim=4, hidden_dim=4, num_layers=1, progress=False)
+    lm.save(tmp_path / "lm")
+    read = etude.load(tmp_path / "lm", device="cpu").data.read
+    assert torch.equal(read("A lovely film"), data.read("A lovely film"))
+
+
 _TOKENS = (3, None, "abc", [1, 2], ["a", "a"], ["xxunk", "xxpad"], {})
 PLACES = {
     **{("model", "encoder", name): _SIZES for name in ("vocab_size", "embed_dim", "hidden_dim", "num_layers")},

@@ -7,7 +7,7 @@ from typing import Literal
 
 from etude.recipes.options import FitOptions, Options, Precision, SourceOptions
 
-TokenizerName = Literal["words", "spacy", "characters", "spaces"]
+TokenizerName = Literal["words", "subwords", "spacy", "characters", "spaces"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,8 @@ class TextOptions(SourceOptions):
     split_seed: int = 42
     """Which texts --valid-pct holds out: the same for every --seed, so that runs can be compared."""
     tokenizer: TokenizerName = "words"
-    """words cuts as one reads English; spacy asks spaCy; characters and spaces are for other sequences than words."""
+    """words cuts as one reads English; subwords learns frequent pieces from the training texts, for any language; spacy
+    asks spaCy; characters and spaces are for other sequences than words."""
     max_vocab: int = 60_000
     """At most so many tokens are known, the most frequent ones."""
     min_freq: int = 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -22,7 +23,7 @@ from etude.text.reader import TextReader, tokenizer_of
 from etude.text.samples import TextSet, sides_of, text_set
 from etude.text.sources import Folder, find, of_memory
 from etude.text.special import PAD, UNK
-from etude.text.store import Numbering
+from etude.text.store import Numbering, learn_subwords
 from etude.text.tokenize import made_by
 from etude.text.tokenizers import Tokenizer, make_tokenizer
 from etude.training import saving
@@ -80,7 +81,8 @@ def load(
         split_seed: decides which texts are held out; None takes `seed`. Runs that are compared should share it.
         fold: (which, of how many), counted from 0: hold out one of several equal parts, for cross-validation.
         vocab: tokens to use instead of new ones, of a language model, say; with them comes their tokenizer.
-        tokenizer: "words", "spacy", or one that was made; None takes that of `vocab`, else "words".
+        tokenizer: "words", "spacy", "subwords" (learned from the training texts), or one that was made; None takes that
+            of `vocab`, else "words".
         max_vocab: the largest vocabulary, special tokens included.
         min_freq: how often a token of the vocabulary must come; those that come once say little, and xxunk needs some.
         batch_size: rows of a language model's stream, or texts of a classifier's step, of which validation takes twice
@@ -99,11 +101,16 @@ def load(
     Source: SPEC P1, P7, B1-B9.
     """
     refuse_fractions(batch_size=batch_size, bptt=bptt, max_length=max_length, max_vocab=max_vocab, min_freq=min_freq)
-    numbering = _numbering(vocab, tokenizer, max_vocab, min_freq)
+    learns = tokenizer == "subwords" and vocab is None
+    numbering = _numbering(vocab, "words" if learns else tokenizer, max_vocab, min_freq)
     dealing = _Dealing(batch_size, bptt, variable_bptt, max_length, backward, seed, rank, world_size)
     corpus = _corpus(path, texts, labels, text_column, progress=progress)
     dealing.refuse(labeled=corpus.labels is not None)
     sides, told = sides_of(corpus, valid=valid, fold=fold, seed=seed if split_seed is None else split_seed)
+    if learns:
+        if progress:
+            print("learning which pieces of words are frequent", flush=True)
+        numbering = replace(numbering, tokenizer=learn_subwords(corpus, sides, max_vocab))
     found = _set(corpus, sides, numbering, told=told, max_length=max_length, progress=progress)
     data = _bundle(found, dealing)
     if progress and (few := _few_steps(data, found, dealing)):

@@ -27,8 +27,8 @@ from etude.errors import ConfigError, DataError, LoadError
 from etude.text.corpus import Corpus
 from etude.text.numericalize import Numericalizer
 from etude.text.special import SPECIAL
-from etude.text.tokenize import made_by
-from etude.text.tokenizers import Tokenizer, versions_of
+from etude.text.tokenize import before_cutting, made_by
+from etude.text.tokenizers import Subwords, Tokenizer, versions_of
 from etude.types import Json
 
 _VOCAB: Final = "vocab.json"
@@ -85,6 +85,12 @@ class Tokens(NamedTuple):
 
     store: RaggedStore
     vocab: Vocab
+
+
+def learn_subwords(corpus: Corpus, sides: Sequence[bool | None], size: int) -> Subwords:
+    """Frequent pieces of words, at most so many, from the texts whose side is False, those of training."""
+    found = corpus.stream([i for i, side in enumerate(sides) if side is False])
+    return Subwords.train((before_cutting(one.text) for one in found if not isinstance(one, BadFile)), size)
 
 
 def digest_of(vocab: Vocab) -> str:

@@ -27,13 +27,18 @@ def tokenize(text: str, tokenizer: Tokenizer) -> list[str]:
     """
     if not tokenizer.rules:
         return add_bos_eos(tokenizer.tokens(text))
-    for text_rule in PRE_RULES:
-        text = text_rule(text)
-    tokens = tokenizer.tokens(text)
+    tokens = tokenizer.tokens(before_cutting(text))
     if not tokenizer.marks_caps:
         for token_rule in CAPS_RULES:
             tokens = token_rule(tokens)
     return add_bos_eos(tokens)
+
+
+def before_cutting(text: str) -> str:
+    """A text after the rules that come before the tokenizer."""
+    for rule in PRE_RULES:
+        text = rule(text)
+    return text
 
 
 _PROBE: Final = (
