@@ -18,6 +18,7 @@ import tempfile
 import time
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,11 @@ def language_model(texts: list[str], seed: int, folder: Path) -> dict[str, float
     return {"perplexity": math.exp(history.rows[-1]["valid_loss"]), "lm_seconds": time.perf_counter() - started}
 
 
-def labeled(given: dict[str, Any], lm: Path, seed: int) -> DataLoaders:
-    """The labeled reviews, numbered by the language model's words."""
+def labeled(given: dict[str, Any], lm: Path, seed: int, num_labels: int) -> DataLoaders:
+    """Some labeled reviews, as many of each kind, numbered by the language model's words."""
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "reviews.jsonl").open("w", encoding="utf-8") as file:
+        half, kind = num_labels // 2, len(given["train"]) // 2
+        given = {"train": [*given["train"][:half], *given["train"][kind : kind + half]], "test": given["test"]}
         for part in ("train", "test"):
             for review, label in given[part]:
                 file.write(json.dumps({"text": review, "label": label, "is_valid": part == "test"}) + "\n")
@@ -116,17 +119,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--labels", type=int, nargs="+", default=[LABELED], help=f"how many, {LABELED} at most")
     parser.add_argument("--keep", type=Path, help="where the language models are kept, and taken from the next time")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     keep = arguments.keep or Path(tempfile.mkdtemp())
     keep.mkdir(parents=True, exist_ok=True)
-    results: dict[str, list[float]] = {}
-    for seed in arguments.seeds:
+    results: dict[int, dict[str, list[float]]] = {}
+    for seed, num_labels in product(arguments.seeds, arguments.labels):
         given, lm, told = reviews(arguments.folder, seed), keep / f"lm-{seed}", keep / f"lm-{seed}.json"
         if not told.exists():
             told.write_text(json.dumps(language_model(given["unlabeled"], seed, lm)))
-        data = labeled(given, lm, seed)
+        data = labeled(given, lm, seed, num_labels)
         to_learn = replace(data, valid=None)
         ways = {
             "from nothing": partial(from_nothing, to_learn, SCRATCH_EPOCHS, SCRATCH_DROP_MULT),
@@ -136,15 +140,17 @@ def main() -> None:
         for name, train in ways.items():
             started = time.perf_counter()
             torch.manual_seed(seed)
-            line = {"seed": seed, "what": name, "accuracy": train().evaluate(data.valid)["accuracy"]}
+            accuracy = train().evaluate(data.valid)["accuracy"]
+            line = {"seed": seed, "labels": num_labels, "what": name, "accuracy": accuracy}
             line |= {"seconds": time.perf_counter() - started, **json.loads(told.read_text())}
-            results.setdefault(name, []).append(line["accuracy"])
+            results.setdefault(num_labels, {}).setdefault(name, []).append(accuracy)
             print(json.dumps(line), flush=True)
             if arguments.out:
                 with arguments.out.open("a") as file:
                     file.write(json.dumps(line) + "\n")
-    if len(arguments.seeds) > 1:
-        print(table(compare(results)))
+    for num_labels, found in results.items():
+        if len(arguments.seeds) > 1:
+            print(f"\n{num_labels} labels\n{table(compare(found))}")
 
 
 if __name__ == "__main__":
