@@ -15,6 +15,8 @@ from etude import cli, text
 from etude.errors import ConfigError, DataError
 from etude.text.reading import clean, read_text
 from etude.text.samples import unknown_share
+from etude.text.sources import find
+from etude.text.tokenizers import Spaces
 from etude.training.transfer import describe_phase
 from etude.training.tuning import TuningPhase
 from text_runs import classifier, language_model, save_reviews, save_run
@@ -209,3 +211,78 @@ def test_evaluate_speaks_of_texts(place, tmp_path):
     assert "1 text of" in done.out
     assert "valid tokens" not in done.out
     assert "1 texts (" not in done.out
+
+
+# -- asked for, and taken as it was meant -----------------------------------------------------------------------------
+
+
+def pairs(num: int) -> list[tuple[str, str]]:
+    return list(zip(*reviews(num), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "times"), [("classify-text", "--drop-mult", "2.0"), ("ulmfit", "--lm-drop-mult", "4.0")]
+)
+def test_what_a_dropout_cannot_be_is_told_before_anything_is_trained(command, flag, times, place, tmp_path):
+    done = etude(command, place / "reviews", flag, times, "--run-dir", tmp_path / "run", "--quiet")
+
+    assert done.code == 2
+    assert f"{flag} {times} is too much: the" in done.errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rate_of_no_phase_is_refused(place):
+    done = etude(
+        *("classify-text", place / "reviews", "--lm", place / "lm", "--lr", 0.1, "--all-lr", 0.01),
+        *("--freeze-epochs", 0, "--quiet"),
+    )
+
+    assert done.code == 2
+    assert "--lr has no effect here" in done.errors
+
+
+def test_columns_are_told_by_their_flags(tmp_path):
+    (tmp_path / "a.csv").write_text("id,body\n1,a\n")
+
+    assert "holds the texts: --text-column\n" in etude("lm", tmp_path / "a.csv", "--quiet").errors
+
+
+def test_a_column_that_only_later_rows_have_counts(tmp_path):
+    rows = [{"text": f"text {i}"} for i in range(3)] + [{"text": "held out", "is_valid": True}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    assert find(tmp_path / "a.jsonl", label=None).sides == (False, False, False, True)
+
+
+def test_the_column_that_is_called_just_so_is_taken(tmp_path):
+    (tmp_path / "a.csv").write_text("Text,text\nwrong,right\n")
+    corpus = find(tmp_path / "a.csv", label=None, text_column="text")
+
+    assert [found.text for found in corpus.stream([0])] == ["right"]
+
+
+def test_a_tokenizer_that_no_saved_model_could_find_is_refused_at_once():
+    class Own(Spaces.__base__):
+        pass
+
+    with pytest.raises(ConfigError, match=r"Own is not one of etude's"):
+        text.load(texts=reviews(8)[0], tokenizer=Own())
+
+
+def test_words_of_a_learner_and_a_tokenizer_beside_them(place):
+    lm = library.load(place / "lm", device="cpu")
+    data = text.load(texts=pairs(8), valid=0.5, vocab=lm, tokenizer="words", progress=False)
+
+    assert data.read.vocab == lm.data.read.vocab
+    with pytest.raises(ConfigError, match="by the tokenizer 'words', and tokenizer= is 'subwords'"):
+        text.load(texts=pairs(8), valid=0.5, vocab=lm, tokenizer="subwords", progress=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+def test_class_weights_of_other_types(dtype, place):
+    lm = library.load(place / "lm", device="cpu")
+    data = text.load(texts=pairs(16), valid=0.5, vocab=lm, batch_size=4, progress=False)
+    learner = text.classifier(data, encoder=lm, class_weights=torch.tensor([1, 3], dtype=dtype), progress=False)
+
+    learner.fit(1, 1e-3)
+    assert torch.equal(learner.loss_fn.weight, torch.tensor([1.0, 3.0]))

@@ -20,7 +20,7 @@ from etude.text.batching import BucketLoader, StreamLoader
 from etude.text.reader import TextReader
 from etude.text.special import SPECIAL
 from etude.text.tokenize import tokenize
-from etude.text.tokenizers import Tokenizer, Words
+from etude.text.tokenizers import Characters, Words
 
 CPU = torch.device("cpu")
 
@@ -232,7 +232,9 @@ def test_what_is_said(reviews, capsys):
 def test_what_a_vocabulary_says_of_itself(reviews, tmp_path):
     vocab = load(reviews).vocab
     with pytest.raises(ConfigError, match="made by the tokenizer 'words', and tokenizer= is 'spacy'"):
-        load(reviews, vocab=vocab, tokenizer=_Other())
+        load(reviews, vocab=vocab, tokenizer="spacy")
+    with pytest.raises(ConfigError, match=r"tokenizer= is .*Characters"):
+        load(reviews, vocab=vocab, tokenizer=Characters(3))
     with pytest.raises(ConfigError, match="max_vocab and min_freq"):
         load(reviews, vocab=vocab, min_freq=5)
     with pytest.raises(ConfigError, match="no vocabulary of tokens"):
@@ -242,14 +244,6 @@ def test_what_a_vocabulary_says_of_itself(reviews, tmp_path):
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(LoadError):
         load(reviews, vocab=tmp_path)
-
-
-class _Other(Tokenizer):
-    def tokens(self, text):
-        return text.split()
-
-    def config(self):
-        return {"name": "spacy"}
 
 
 def test_settings_without_effect(reviews):

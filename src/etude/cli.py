@@ -145,7 +145,8 @@ def _failed(error: Exception, *, as_json: bool) -> int:
         raise error
     from etude.output import plain
 
-    message = given.in_flags(str(error), *(() if isinstance(error, ConfigError) else (("on_bad_data",),)))
+    names = () if isinstance(error, ConfigError) else (("on_bad_data", "text_column", "labels"),)
+    message = given.in_flags(str(error), *names)
     print("\n".join(map(plain, f"etude: {message}".split("\n"))), file=sys.stderr)
     if as_json:
         print(json.dumps({"error": message}))

@@ -148,7 +148,8 @@ def demo_text(
 
     A language model on the documentation strings of the standard library,
     beside a trigram model; then a classifier of what they are about, beside
-    logistic regression. Whole modules are held out.
+    logistic regression. The first is measured on whole modules, the second on
+    single texts.
     """
     finish(demo_recipe.demo_text(model, train, run), run)
 

@@ -306,7 +306,7 @@ _CALLED = {"valid": "valid_pct", "labels": "label"}
 def in_flags(
     message: str,
     names: tuple[str, ...] = (
-        *("valid", "label", "labels", "text_column"),
+        *("valid", "label", "labels", "text_column", "max_vocab", "min_freq"),
         *("on_bad_data", "target", "sampling", "class_weights"),
     ),
 ) -> str:

@@ -19,7 +19,8 @@ class TextOptions(SourceOptions):
     text_column: str | None = None
     """The column of a table that holds the texts; found by its name unless said."""
     valid_pct: float | None = None
-    """Share of the texts held out, such as 0.1, where they have no split of their own."""
+    """Share of the texts held out, such as 0.1, instead of what they hold out themselves; a language model takes it of
+    all text files."""
     split_seed: int = 42
     """Which texts --valid-pct holds out: the same for every --seed, so that runs can be compared."""
     tokenizer: TokenizerName = "words"

@@ -126,6 +126,9 @@ class TextTraining:
 
         check(self.data, self.model, self.train)
         texts.check_options(self.data, self.train)
+        self._check_dropouts()
+        if isinstance(self.train, ClassifierTrainOptions) and self.train.all_lr and not self.train.freeze_epochs:
+            refuse_changed(self.train, ("lr",), "all phases before the last are left out, and that has --all-lr")
         pick_device(self.train.device)
         if self.source is not None:
             why = f"the language model of --{self._flag} has its own"
@@ -135,6 +138,17 @@ class TextTraining:
         elif self.part is None:
             alone = ("freeze_epochs", *(("all_lr",) if self.classifies else ()))
             refuse_changed(self.train, alone, f"without --{self._flag} nothing is taken over")
+
+    def _check_dropouts(self) -> None:
+        """Refuse a factor that makes a probability of 1 or more; raises `ConfigError`."""
+        from etude.errors import ConfigError
+        from etude.text.learner import CLASSIFIER_DROPOUTS, LM_DROPOUTS
+
+        flag = "--lm-drop-mult" if self.name == "ulmfit" and not self.classifies else "--drop-mult"
+        try:
+            (CLASSIFIER_DROPOUTS if self.classifies else LM_DROPOUTS).scaled(self.model.drop_mult)
+        except ConfigError as error:
+            raise ConfigError(f"{flag} {self.model.drop_mult} is too much: {error}") from error
 
     def learner(self, *, quiet: bool) -> Learner:
         """The learner, its random seed set."""

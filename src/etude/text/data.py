@@ -28,10 +28,11 @@ from etude.text.tokenize import made_by
 from etude.text.tokenizers import Tokenizer, make_tokenizer
 from etude.training import saving
 from etude.training.display import progress_bar
+from etude.training.learner import Learner
 from etude.types import Json
 
-Tokens: TypeAlias = Vocab | DataLoaders | str | os.PathLike[str]
-"""A vocabulary of tokens, the data that has one, or the folder of a run or saved model of texts."""
+Tokens: TypeAlias = Vocab | DataLoaders | Learner | str | os.PathLike[str]
+"""A vocabulary of tokens, the data or learner that has one, or the folder of a run or saved model of texts."""
 _MAX_VOCAB, _MIN_FREQ, _BPTT = 60_000, 2, 70
 _FEW_STEPS = 5
 
@@ -308,6 +309,7 @@ def tokens_in(source: Tokens) -> Vocab:
         ConfigError: there is none.
         LoadError: the folder holds no saved model of texts.
     """
+    source = source.data if isinstance(source, Learner) else source
     if isinstance(source, Vocab):
         vocab = source
     elif isinstance(source, DataLoaders):
@@ -338,13 +340,10 @@ def _numbering(
         made = make_tokenizer(tokenizer or "words")
         return Numbering(tokenizer=made, vocab=Vocab(list(vocab), made_by=made_by(made)))
     made = tokenizer_of(vocab)
-    if tokenizer is not None and make_tokenizer(tokenizer).config() != made.config():
+    name, asked = made.config()["name"], tokenizer
+    if asked not in (None, name) and (isinstance(asked, str) or make_tokenizer(asked).config() != made.config()):
         raise ConfigError(
-            f"the vocabulary was made by the tokenizer {_short(made)}, and tokenizer= is "
-            f"{_short(make_tokenizer(tokenizer))}: its tokens would not be found. Leave tokenizer= out."
+            f"the vocabulary was made by the tokenizer {name!r}, and tokenizer= is {asked!r:.60}: its tokens would not "
+            "be found. Leave tokenizer= out."
         )
     return Numbering(tokenizer=made, vocab=vocab)
-
-
-def _short(tokenizer: Tokenizer) -> str:
-    return f"{tokenizer.config().get('name')!r}"

@@ -43,7 +43,7 @@ def _weights(data: DataLoaders, given: Tensor | Sequence[float] | Literal["balan
         counts = torch.bincount(data.train.targets.cpu(), minlength=num).double()
         return torch.where(counts > 0, counts.sum() / ((counts > 0).sum() * counts), 1.0).float()
     try:
-        weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
+        weights = torch.as_tensor(given, dtype=torch.float32)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"class_weights must be numbers, one for each class, got {given!r}") from error
     if weights.shape != (num,):

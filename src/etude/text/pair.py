@@ -88,10 +88,10 @@ class Pair:
         assert isinstance(reads[1], TextReader)
         if same and reads[0].vocab == reads[1].vocab and checks[0] is not None and checks[1] is not None:
             # texts that were given as such have numbers for names
-            same = torch.equal(checks[0][one.rows], checks[1][other.rows])
+            same = torch.equal(checks[0][one.rows.cpu()], checks[1][other.rows.cpu()])
         if not same:
             raise ConfigError("the two were given other validation texts; load both from the same ones, with one seed")
-        return one.targets
+        return one.targets.cpu()
 
 
 def _log_probs(learner: Learner) -> Float[Tensor, "text class"]:

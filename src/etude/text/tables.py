@@ -64,6 +64,8 @@ def columns_of(path: Path, *, text: str | None = None, label: str | None = None)
     lower = {name.lower(): name for name in reversed(names)}
 
     def there(asked: str | None, known: Sequence[str]) -> str | None:
+        if asked in names:
+            return asked
         return next((lower[name.lower()] for name in ([asked] if asked else known) if name.lower() in lower), None)
 
     columns = Columns(there(text, _TEXT) or "", there(label, ()), None)
@@ -116,8 +118,8 @@ def _short(value: Any) -> str:
 def _names(path: Path) -> list[str]:
     """The names of a table's columns."""
     if path.suffix.lower() in _JSON:
-        _, first = next(_json_rows(path), (None, {}))
-        return list(first)
+        # a name that few rows have, such as is_valid, may come late
+        return list(dict.fromkeys(name for _, row in _json_rows(path) for name in row))
     return _header(path)[1]
 
 

@@ -265,12 +265,17 @@ def versions_of(tokenizer: Tokenizer) -> dict[str, Json]:
 
 
 def make_tokenizer(config: str | Mapping[str, Json] | Tokenizer) -> Tokenizer:
-    """The tokenizer of a name, or of what `config()` returned; a tokenizer is returned as it is.
+    """The tokenizer of a name, or of what `config()` returned; a tokenizer of this file is returned as it is.
 
     Raises:
         ConfigError: there is no such tokenizer, or the package that it needs is not installed.
     """
     if isinstance(config, Tokenizer):
+        if not isinstance(config, Words | Spacy | Subwords | Spaces | Characters):
+            raise ConfigError(
+                f"a saved model must find its tokenizer again, and {type(config).__name__} is not one of etude's; cut "
+                "the texts beforehand, join their tokens with blanks, and take Spaces()"
+            )
         return config
     given = {"name": config} if isinstance(config, str) else dict(config)
     match given:
