@@ -1,12 +1,14 @@
 """Draw the pictures of docs/text.md and docs/ulmfit.md: `python docs/figures/text.py` writes them.
 
-All of them are drawn by the library's own code: its tokens, its windows, its batches, its masks.
+They are drawn by the library's own code, its tokens, windows, batches and masks, and from benchmarks/results.
 """
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +22,7 @@ from etude.text.dropout import VariationalDropout, WordEmbedding, dropout_mask
 from etude.text.tokenizers import Words
 
 IMAGES: Final = Path(__file__).resolve().parents[1] / "images"
+RESULTS: Final = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 INK, SOFT, LINE, EMPTY = "#22303c", "#66727d", "#b9c4cd", "#f1f3f5"
 COLORS: Final = ("#dce9f5", "#d8efdc", "#fdf0cf")
 BLUE, RED = "#4c72b0", "#c44e52"
@@ -101,6 +104,25 @@ def dropouts(path: Path) -> None:
     save_figure(figure, path)
 
 
+def labels(path: Path) -> None:
+    """Held-out reviews right over the labels that were learned from, as benchmarks/imdb.py measured it."""
+    lines = [json.loads(line) for line in (RESULTS / "imdb.jsonl").read_text(encoding="utf-8").splitlines()]
+    found: dict[str, dict[int, list[float]]] = {}
+    for line in lines:
+        found.setdefault(line["what"], {}).setdefault(line["labels"], []).append(100 * line["accuracy"])
+    figure, axis = new_figure(1, 1, width=6.5, height=3.6)
+    for (what, by_labels), color in zip(found.items(), (RED, BLUE, SOFT), strict=True):
+        counts = sorted(by_labels)
+        axis.plot(counts, [mean(by_labels[count]) for count in counts], color=color, label=what)
+        for count in counts:
+            axis.scatter([count] * len(by_labels[count]), by_labels[count], color=color, s=16)
+    axis.set(xscale="log", xlabel="labeled reviews", ylabel="held-out reviews right, %")
+    axis.set_xticks(counts, [f"{count:,}" for count in counts])
+    axis.minorticks_off()
+    axis.legend(frameon=False, fontsize=9)
+    save_figure(figure, path)
+
+
 def _plain(*, width: float, height: float) -> tuple[Any, Any]:
     figure, axis = new_figure(1, 1, width=width, height=height)
     axis.set_axis_off()
@@ -133,6 +155,7 @@ def main(folder: Path = IMAGES) -> None:
     stream(folder / "text-stream.png")
     padding(folder / "text-padding.png")
     dropouts(folder / "text-dropouts.png")
+    labels(folder / "text-labels.png")
 
 
 if __name__ == "__main__":
