@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from etude import DataLoaders, one_cycle, text
-from etude.recipes.studies import compare, table
+from etude.recipes.studies import compare
 from etude.text.batching import StreamLoader
 
 SIZES = {"embed_dim": 64, "hidden_dim": 128, "num_layers": 2}
@@ -106,8 +106,9 @@ def main() -> None:
                 if arguments.out:
                     with arguments.out.open("a") as file:
                         file.write(json.dumps(line) + "\n")
-    if len(results) > 1 and len(arguments.seeds) > 1:
-        print(table(compare(dict(reversed(results.items())))))
+    for row in compare(dict(reversed(results.items()))) if len(arguments.seeds) > 1 else ():
+        apart = f", {row['difference']:+.2f} ± {row['difference_half_interval']:.2f} to {row['against']}"
+        print(f"{row['variant']}: perplexity {row['mean']:.2f} ± {row['sd']:.2f}{apart if row['against'] else ''}")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,11 @@ Then we will study how we build a language model and train it.
 SHARES: Final = (0, .01, .05, .1, .2, .3, .4, .5, .6, .7, .8, .9, .95, .98, .99, .995, .999, .9999, 1)  # fmt: skip
 TOKENS: Final = (14, 60, 90, 130, 167, 187, 213, 245, 290, 356, 456, 644, 841, 1096, 1246, 1363, 1609, 2408, 3484)
 """How long the 25,000 training reviews of IMDB are: this share of them has fewer tokens."""
+WAYS: Final = {
+    ("from the language model", BLUE): "from a language model, 13 epochs",
+    ("from nothing, as many epochs", RED): "from nothing, 13 epochs",
+    ("from nothing", SOFT): "from nothing, 4 epochs",
+}
 WORDS: Final = ("the", "film", "was", "not", "the", "worst", "film", "of", "the", "year")
 
 
@@ -111,9 +116,9 @@ def labels(path: Path) -> None:
     for line in lines:
         found.setdefault(line["what"], {}).setdefault(line["labels"], []).append(100 * line["accuracy"])
     figure, axis = new_figure(1, 1, width=6.5, height=3.6)
-    for (what, by_labels), color in zip(found.items(), (RED, BLUE, SOFT), strict=True):
-        counts = sorted(by_labels)
-        axis.plot(counts, [mean(by_labels[count]) for count in counts], color=color, label=what)
+    for (what, color), name in WAYS.items():
+        by_labels, counts = found[what], sorted(found[what])
+        axis.plot(counts, [mean(by_labels[count]) for count in counts], color=color, label=name)
         for count in counts:
             axis.scatter([count] * len(by_labels[count]), by_labels[count], color=color, s=16)
     axis.set(xscale="log", xlabel="labeled reviews", ylabel="held-out reviews right, %")

@@ -30,7 +30,7 @@ class DemoTextOptions(UlmfitOptions):
     lm_drop_mult: float = 0.5
     lr: float = 1e-2
     all_lr: float | None = 5e-3
-    epochs: int = 7
+    epochs: int = 12
     batch_size: int = 32
     bptt: int = 50
 
@@ -41,7 +41,7 @@ class DemoTextModelOptions(TextModelOptions):
 
     embed_dim: int = 200
     num_layers: int = 1
-    drop_mult: float = 0.8
+    drop_mult: float = 1.0
 
 
 _DATA = LabeledTextOptions(data=DOCSTRINGS, min_freq=3, max_length=150)
