@@ -70,9 +70,15 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread_for_each_command() -> None:
-    """The commands that tests start share the processors with the tests beside them."""
+def _one_thread() -> None:
+    """Tests and the commands that they start share the processors with the tests beside them.
+
+    Here, before the fixtures of a module: with other threads a training has other bits.
+    """
+    import torch  # not above: the process that only hands out tests goes without
+
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -86,7 +92,7 @@ def _runs_draw_nothing() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _quiet_machine() -> None:
-    import torch  # not above: the process that only hands out tests goes without
+    import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coloring import etude
+from coloring import etude, with_pictures
 from etude.recipes import docstrings
 from etude.recipes.docstrings import (
     Docstring,
@@ -155,7 +155,8 @@ def test_a_word_that_was_never_seen_costs_no_infinity():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_demo_holds_what_it_promises(tmp_path):
-    done = etude("demo-text", "--run-dir", tmp_path / "run", "--json")
+    with with_pictures():
+        done = etude("demo-text", "--run-dir", tmp_path / "run", "--json")
     result = done.json
 
     assert done.code == 0, done.errors

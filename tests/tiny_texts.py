@@ -42,7 +42,7 @@ def corpus(texts: list[str] | None = None, vocab: Vocab | None = None, **setting
     """Of a language model."""
     words = {"min_freq": 1} if vocab is None else {"vocab": vocab}
     shared = {"valid": 0.2, "batch_size": 4, "bptt": 10, "progress": False}
-    return text.load(texts=texts or reviews(60)[0], **shared, **words, **settings)
+    return text.load(texts=texts or reviews(60)[0], **shared | words | settings)
 
 
 def labeled(vocab: Vocab | None = None, *, num: int = 120, batch_size: int = 16, **settings: Any) -> DataLoaders:

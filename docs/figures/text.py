@@ -150,7 +150,9 @@ def _outline(axis: Any, corner: tuple[float, float], size: tuple[float, float], 
 def _mask(axis: Any, mask: Tensor) -> None:
     from matplotlib.colors import ListedColormap
 
-    axis.imshow(mask > 0, cmap=ListedColormap([EMPTY, BLUE]), vmin=0, vmax=1, aspect="auto", interpolation="none")
+    axis.imshow(
+        (mask > 0).numpy(), cmap=ListedColormap([EMPTY, BLUE]), vmin=0, vmax=1, aspect="auto", interpolation="none"
+    )
     axis.set(xticks=[], yticks=[])
     axis.grid(visible=False)
 
