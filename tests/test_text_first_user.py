@@ -13,6 +13,8 @@ import etude as library
 from coloring import etude
 from etude import cli, text
 from etude.errors import ConfigError, DataError
+from etude.recipes import classify_text
+from etude.recipes.text_options import ClassifierTrainOptions, LabeledTextOptions, TextModelOptions
 from etude.text.reading import clean, read_text
 from etude.text.samples import unknown_share
 from etude.text.sources import find
@@ -229,6 +231,15 @@ def test_what_a_dropout_cannot_be_is_told_before_anything_is_trained(command, fl
     assert done.code == 2
     assert f"{flag} {times} is too much: the" in done.errors
     assert not (tmp_path / "run").exists()
+
+
+def test_one_rate_for_all_reaches_the_last_phase(place):
+    train = ClassifierTrainOptions(all_lr=0.02, epochs=3)
+    data = LabeledTextOptions(data=str(place / "reviews"))
+    phases = classify_text.training(data, str(place / "lm"), TextModelOptions(), train).all_phases()
+
+    assert (phases[-1].lr, phases[-1].epochs, phases[-1].trained) == (0.02, 3, None)
+    assert phases[0].lr == train.lr
 
 
 def test_a_rate_of_no_phase_is_refused(place):

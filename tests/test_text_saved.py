@@ -55,7 +55,7 @@ def test_subwords_are_learned_from_the_training_texts_and_saved(tmp_path):
     assert data.vocab == again.vocab
     assert data.vocab.made_by == again.vocab.made_by
     assert {"▁film", "▁lovely"} <= set(data.vocab)
-    assert not any("zy" in token for token in data.vocab)
+    assert "zy" not in json.dumps(data.vocab.made_by)
     lm = text.language_model(data, embed_dim=4, hidden_dim=4, num_layers=1, progress=False)
     lm.save(tmp_path / "lm")
     read = etude.load(tmp_path / "lm", device="cpu").data.read
