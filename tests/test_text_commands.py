@@ -245,6 +245,7 @@ def test_a_plan_tells_each_phase(texts, lm):
     model = etude("plan", "lm", texts, *SMALL, "--epochs", "3", "--json")
     assert model.code == 0, model.errors
     assert model.json["num_epochs"] == 3
+    assert model.json["data"]["classes"] is None  # its vocabulary holds tokens
     assert model.json["rates"]["momentum"][0] == pytest.approx(0.8)
 
 

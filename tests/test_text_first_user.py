@@ -19,6 +19,7 @@ from etude.text.reading import clean, read_text
 from etude.text.samples import unknown_share
 from etude.text.sources import find
 from etude.text.tokenizers import Spaces
+from etude.training.optimizer import optimizer_of
 from etude.training.transfer import describe_phase
 from etude.training.tuning import TuningPhase
 from text_runs import classifier, language_model, save_reviews, save_run
@@ -213,6 +214,7 @@ def test_evaluate_speaks_of_texts(place, tmp_path):
     assert "1 text of" in done.out
     assert "valid tokens" not in done.out
     assert "1 texts (" not in done.out
+    assert "left out of training" not in etude("evaluate", place / "run").out
 
 
 # -- asked for, and taken as it was meant -----------------------------------------------------------------------------
@@ -231,6 +233,21 @@ def test_what_a_dropout_cannot_be_is_told_before_anything_is_trained(command, fl
     assert done.code == 2
     assert f"{flag} {times} is too much: the" in done.errors
     assert not (tmp_path / "run").exists()
+
+
+def test_texts_train_without_weight_decay_unless_asked(place):
+    train = ClassifierTrainOptions(device="cpu")
+    data = LabeledTextOptions(data=str(place / "reviews"), valid_pct=0.25)
+    learner = classify_text.training(data, str(place / "lm"), TextModelOptions(), train).learner(quiet=True)
+
+    assert {group["weight_decay"] for group in optimizer_of(learner, reset=False).param_groups} == {0.0}
+
+
+def test_comparisons_speak_of_texts(place):
+    done = etude("compare", place / "run", place / "lm")
+
+    assert "texts" in done.out
+    assert "pictures" not in done.out
 
 
 def test_one_rate_for_all_reaches_the_last_phase(place):

@@ -41,6 +41,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         axes[0].plot([], [], linewidth=2.2, label=f"{letter}  {shorten(plain(names[i]), _NAME_WIDTH)}", **style)
     for axis, title in zip(axes, ("training loss, smoothed", *(title for _, title in _PANELS)), strict=True):
         axis.set(title=title, xlabel="epoch")
+        axis.set_xlim(left=0)
         axis.locator_params(axis="x", integer=True)
     legend = figure.legend(loc="outside lower center", frameon=False, ncols=2)
     for label in legend.get_texts():

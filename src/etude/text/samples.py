@@ -199,7 +199,8 @@ def text_set(
         DataError: a side has no text, or a label is not among the classes.
     """
     notes = [*corpus.notes, *(checked(corpus, sides) if vocab is None else ())]
-    if left_out := sum(side is None for side in sides):
+    # beside classes that are given already, they are those that a model is not measured on
+    if vocab is None and (left_out := sum(side is None for side in sides)):
         notes.append(f"{left_out} texts are left out of training and validation")
     used = [i for i, side in enumerate(sides) if side is not None]
     store, tokens = tokens_of(corpus, used, [sides[i] is False for i in used], numbering, report=report, say=say)
