@@ -15,6 +15,7 @@ from etude import cli, text
 from etude.errors import ConfigError, DataError
 from etude.recipes import classify_text
 from etude.recipes.text_options import ClassifierTrainOptions, LabeledTextOptions, TextModelOptions
+from etude.runs.read import read_run
 from etude.text.reading import clean, read_text
 from etude.text.samples import unknown_share
 from etude.text.sources import find
@@ -243,11 +244,9 @@ def test_texts_train_without_weight_decay_unless_asked(place):
     assert {group["weight_decay"] for group in optimizer_of(learner, reset=False).param_groups} == {0.0}
 
 
-def test_comparisons_speak_of_texts(place):
-    done = etude("compare", place / "run", place / "lm")
-
-    assert "texts" in done.out
-    assert "pictures" not in done.out
+@pytest.mark.parametrize("run", ["run", "lm"])
+def test_what_compares_runs_speaks_of_texts(place, run):
+    assert read_run(place / run).noun == "text"
 
 
 def test_one_rate_for_all_reaches_the_last_phase(place):
